@@ -1,0 +1,123 @@
+"""The vocabulary of a call: what goes to a backend and what comes back. Imports nothing of ours but errors.
+
+Bodies stay plain OpenAI-shaped dicts from end to end, so that a field nobody here knows reaches the backend untouched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.errors import DeadlineExceeded
+
+Endpoint = Literal["chat/completions", "completions"]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point on the monotonic clock of this process."""
+
+    at_s: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        return cls(time.monotonic() + seconds)
+
+    def remaining_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at_s - time.monotonic())
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded when the time is up."""
+        if self.remaining_s() <= 0.0:
+            raise DeadlineExceeded("the deadline passed before an answer was ready; raise farthing.deadline_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call as the backend billed them.
+
+    `input_tokens` is the total, the two cache figures are parts of it; `reasoning_tokens` is a part of `output_tokens`.
+    `estimated` marks a count made here because the backend sent none (a cut stream, a server without usage).
+    """
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @classmethod
+    def from_openai(cls, usage: Mapping[str, Any]) -> Usage:
+        """Read an OpenAI `usage` object; absent or null parts count as 0."""
+        prompt = usage.get("prompt_tokens_details") or {}
+        completion = usage.get("completion_tokens_details") or {}
+        return cls(
+            input_tokens=int(usage.get("prompt_tokens") or 0),
+            cached_input_tokens=int(prompt.get("cached_tokens") or 0),
+            cache_write_tokens=int(prompt.get("cache_write_tokens") or 0),
+            output_tokens=int(usage.get("completion_tokens") or 0),
+            reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
+        )
+
+    def to_openai(self) -> Json:
+        usage: Json = {
+            "prompt_tokens": self.input_tokens,
+            "completion_tokens": self.output_tokens,
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+        if self.cached_input_tokens or self.cache_write_tokens:
+            usage["prompt_tokens_details"] = {
+                "cached_tokens": self.cached_input_tokens,
+                "cache_write_tokens": self.cache_write_tokens,
+            }
+        if self.reasoning_tokens:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return usage
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can take. `context_tokens` bounds prompt plus answer."""
+
+    context_tokens: int = 128_000
+    images: bool = True
+    tools: bool = True
+    completions: bool = False  # /v1/completions as well as chat
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to one backend. `body` is the caller's, less what is ours; the backend sets its own `model`."""
+
+    endpoint: Endpoint
+    body: Json
+    request_id: str
+    deadline: Deadline
+    stream: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer. `body` is OpenAI-shaped; `usage` is None when the backend sent none."""
+
+    body: Json
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One or more whole SSE events (`data: {...}\\n\\n`), never `[DONE]`, which is the end of the iterator.
+
+    `content` is true once the events carry something a reader would see (text, reasoning, a tool call).
+    A usage-only event (empty `choices`) is not in `data`: its figures are in `usage`, and the gateway writes its own.
+    """
+
+    data: bytes
+    content: bool = False
+    usage: Usage | None = None

@@ -1,0 +1,125 @@
+"""The command line of the service: `python -m serving run | keys | costs | export | cache | forget`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from models.errors import FarthingError
+from serving.config import Config, load
+
+DEFAULT_CONFIG = Path("configs/default.yaml")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Errors that are the user's to mend are one line on stderr and exit code 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except FarthingError as exc:
+        print(f"farthing: {exc.message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=text, description=text)
+        found.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}")
+        return found
+
+    run = command("run", "serve in the foreground until Ctrl-C or SIGTERM")
+    run.add_argument("--port", type=int, help="instead of listen.port")
+    run.set_defaults(command=_run)
+    _mount(command("keys", "add, list and revoke API keys"), "serving.ledger.keys_cli")
+    _mount(command("costs", "what requests cost, by route, and beside the alternatives"), "serving.ledger.costs")
+    _mount(command("export", "logged traffic as JSONL"), "serving.ledger.export")
+    cache = command("cache", "the exact cache: sizes, and deletion")
+    cache.add_argument("action", choices=["show", "delete"])
+    which = cache.add_mutually_exclusive_group()
+    which.add_argument("--tenant", help="with delete: this tenant's answers only")
+    which.add_argument("--all", action="store_true", help="with delete: every answer")
+    cache.set_defaults(command=_cache)
+    forget = command("forget", "delete a tenant: its keys, its rows, its cached answers")
+    forget.add_argument("tenant")
+    forget.set_defaults(command=_forget)
+    return parser
+
+
+def _mount(parser: argparse.ArgumentParser, module_name: str) -> None:
+    """The ledger's own commands define their arguments beside their code."""
+    import importlib
+
+    module = importlib.import_module(module_name)
+    module.add_arguments(parser)
+
+    def command(arguments: argparse.Namespace) -> int:
+        from serving.ledger.store import Store
+
+        store = Store.open(load(arguments.config).ledger_url)
+        try:
+            return int(module.run(arguments, store))
+        finally:
+            store.close()
+
+    parser.set_defaults(command=command)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from serving.app import check_prices
+    from serving.run import run, say
+
+    config = load(arguments.config)
+    if arguments.port is not None:
+        config = _with_port(config, arguments.port)
+    check_prices(config)
+    return run(config, say)
+
+
+def _with_port(config: Config, port: int) -> Config:
+    listen = {**config.listen.model_dump(), "port": port}
+    return Config.model_validate({**config.model_dump(), "listen": listen})
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from serving.cache.store import Store
+
+    config = load(arguments.config)
+    exact = config.cache.exact
+    with Store(config.state_dir / "cache.db", exact.max_mib << 20, float(exact.ttl_s)) as store:
+        if arguments.action == "show":
+            entries, size = store.size()
+            print(f"{entries} answers, {size} bytes")
+            return 0
+        if arguments.tenant is None and not arguments.all:
+            print("farthing: say what to delete: --tenant NAME or --all", file=sys.stderr)
+            return 2
+        gone = store.delete_all() if arguments.all else store.delete_tenant(arguments.tenant)
+        print(f"{gone} answers deleted")
+        return 0
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    from serving.cache.store import Store as CacheStore
+    from serving.ledger.store import Store
+
+    config = load(arguments.config)
+    exact = config.cache.exact
+    with CacheStore(config.state_dir / "cache.db", exact.max_mib << 20, float(exact.ttl_s)) as cache:
+        answers = cache.delete_tenant(arguments.tenant)
+    ledger = Store.open(config.ledger_url)
+    try:
+        rows = ledger.delete_tenant(arguments.tenant)
+    finally:
+        ledger.close()
+    print(f"tenant {arguments.tenant}: {rows} rows and {answers} cached answers deleted, its keys too")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""The composition root: from the configuration to the objects that serve. Everything is made here and passed in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from models.backend import Backend
+from models.breaker import BreakerPolicy
+from models.pool import Pool
+from models.prices import Price, PriceBook
+from models.retry import RetryPolicy
+from models.types import Capabilities
+from models.upstream.anthropic import AnthropicBackend
+from models.upstream.openai import OpenAIBackend, make_session
+from router.artifacts import current_version
+from router.decision import Decider, Decision, Facts
+from router.policy import RuleDecider, TierFacts
+from serving.accounts import Accounts
+from serving.admission import Admission
+from serving.cache.exact import CacheLimits, ExactCache
+from serving.config import Config, EngineBackend, HttpBackend, Tier, TokenPrice
+from serving.deciding import Refusal, RemoteDecider
+from serving.engine_plan import LocalFacts, local_facts
+from serving.flights import Flights
+from serving.gateway import Gateway, GatewaySettings
+from serving.ledger.allowance import Allowance, LedgerUnreachable
+from serving.ledger.grants import Budgets, Lease, LeaseRequest
+from serving.ledger.journal import Journal
+from serving.ledger.keys import KeyTable, loader
+from serving.ledger.store import Store
+from serving.pipeline import Opening, Outcome, Pipeline
+from serving.runtime import Runtime, read_secret
+from serving.status import Status
+from serving.telemetry import GatewayMetrics
+from serving.tiers import ServingTier, Tiers
+from serving.wire.request import Limits
+
+MIB = 1 << 20
+NUSD_PER_USD = 1_000_000_000
+ARTIFACT_LOOK_S = 1.0
+KEYS_EVERY_S = 1.0
+
+log = logging.getLogger(__name__)
+Ask = Callable[[Facts, float], Awaitable[Decision | Refusal]]
+LeaseCall = Callable[[LeaseRequest], Awaitable[Lease]]
+
+
+def tier_facts(config: Config) -> list[TierFacts]:
+    """What the policy may know of each tier, weakest first."""
+    local = local_facts(config)
+    found = []
+    for tier in config.tiers:
+        takes = _capabilities(tier, local)
+        found.append(TierFacts(tier.name, takes.context_tokens, takes.images, takes.tools, tier.local))
+    return found
+
+
+def build_decider(config: Config) -> Decider:
+    """The decider of the router deployment, and of a gateway that needs only its version."""
+    return RuleDecider(tier_facts(config), config.routing.thresholds)
+
+
+def policy_version(config: Config) -> Callable[[], str]:
+    """The version of what decides: the rules' own, and the artifact loaded. Looked up at most once a second."""
+    rules = build_decider(config).version
+    root = config.routing.artifacts
+    seen = [float("-inf"), ""]
+
+    def version() -> str:
+        if root is not None and time.monotonic() - float(seen[0]) > ARTIFACT_LOOK_S:
+            seen[:] = [time.monotonic(), current_version(root)]
+        return f"{rules}+{seen[1]}" if seen[1] else rules
+
+    return version
+
+
+@dataclass(slots=True)
+class GatewayProcess:
+    """Everything one gateway replica holds, and how it ends."""
+
+    app: Gateway
+    flights: Flights[Opening, Outcome]
+    journal: Journal
+    tiers: Tiers
+    cache: ExactCache | None
+    session: aiohttp.ClientSession
+    store: Store
+    drain_s: float
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raises when a background task has died: the replica is then replaced."""
+        for task in self.tasks:
+            if task.done():
+                raise RuntimeError(f"the task {task.get_name()} ended")
+
+    async def close(self) -> None:
+        """Let answers under way finish, then let go of everything, in the order of dependence."""
+        await self.flights.drain(self.drain_s)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for tier in self.tiers.ordered:
+            if tier.pool is not None:
+                await tier.pool.aclose()
+        await self.session.close()
+        if self.cache is not None:
+            await self.cache.close()
+        self.journal.stop()
+        self.store.close()
+
+
+async def build_gateway(config: Config, runtime: Runtime, replica: str, ask: Ask, lease: LeaseCall) -> GatewayProcess:
+    """One gateway replica. `ask` reaches the router, `lease` the ledger; both may fail."""
+    metrics = GatewayMetrics()
+    session = make_session()
+    tiers = build_tiers(config, runtime, session, metrics)
+    store = await asyncio.to_thread(Store.open, config.ledger_url)
+    table = KeyTable(loader(store))
+    await table.refresh()
+    journal = Journal(runtime.journal, replica)
+    allowance = Allowance(journal.owner, _leases(lease), _budgets(config))
+    accounts = Accounts(journal, allowance, metrics, tiers)
+    exact = config.cache.exact
+    limits = CacheLimits(exact.max_mib * MIB, exact.memory_mib * MIB, ttl_s=float(exact.ttl_s))
+    cache = await ExactCache.open(runtime.cache_file, limits) if exact.enabled else None
+    flights: Flights[Opening, Outcome] = Flights()
+    decide = RemoteDecider(
+        ask, tier_facts(config), config.default_tier, config.routing.deadline_ms / 1000, metrics.router_fell_back
+    )
+    version = policy_version(config)
+    pipeline = Pipeline(tiers, decide, flights, cache, accounts)
+    status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
+    door = Admission(table, config.auth_required, allowance)
+    app = Gateway(_settings(config), pipeline, door, status, version)
+    tasks = [
+        asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
+        asyncio.create_task(journal.keep_synced(), name="journal"),
+        asyncio.create_task(allowance.keep(), name="allowance"),
+    ]
+    return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks)
+
+
+def _settings(config: Config) -> GatewaySettings:
+    gateway = config.gateway
+    return GatewaySettings(
+        limits=Limits(max_body_bytes=gateway.max_body_mib * MIB, max_messages=gateway.max_messages),
+        deadline_s=gateway.deadline_s,
+        max_in_flight=gateway.max_in_flight,
+        sampled_cache=config.cache.exact.sampled,
+        coalesce=config.cache.coalesce,
+        namespace="",
+    )
+
+
+def _budgets(config: Config) -> Budgets:
+    usd = config.budget.frontier_usd_per_day
+    return Budgets(deployment_nusd_per_day=None if usd is None else int(usd * NUSD_PER_USD))
+
+
+def _leases(call: LeaseCall) -> LeaseCall:
+    async def lease(request: LeaseRequest) -> Lease:
+        try:
+            return await call(request)
+        except Exception as exc:  # noqa: BLE001 - the edge to another process: whatever broke, the answer is "not there"
+            raise LedgerUnreachable(f"the ledger process did not answer: {type(exc).__name__}") from exc
+
+    return lease
+
+
+def build_tiers(config: Config, runtime: Runtime, session: aiohttp.ClientSession, metrics: GatewayMetrics) -> Tiers:
+    """Raises UnknownPrice for a hosted model nobody has a price for."""
+    book = PriceBook(config.prices)
+    local = local_facts(config)
+    retry = RetryPolicy(**config.retry.model_dump())
+    breaker = BreakerPolicy(**config.breaker.model_dump())
+    found = []
+    for strength, tier in enumerate(config.tiers):
+        backends, prices, models = [], {}, []
+        for index, backend in enumerate(tier.backends):
+            name = f"{tier.name}/{index}"
+            prices[name] = local.price if isinstance(backend, EngineBackend) and local else _price(book, tier, backend)
+            models.append(local.model if isinstance(backend, EngineBackend) and local else getattr(backend, "model", ""))
+            made = _backend(name, tier, backend, runtime, session, local)
+            if made is not None:
+                backends.append(made)
+        pool = Pool(tier.name, backends, retry, breaker, metrics) if backends else None
+        found.append(
+            ServingTier(
+                name=tier.name,
+                strength=strength,
+                pool=pool,
+                prices=prices,
+                models=tuple(dict.fromkeys(models)),
+                capabilities=_capabilities(tier, local),
+                local=tier.local,
+                why_absent="" if pool else "no_key",
+            )
+        )
+    return Tiers(found, config.aliases)
+
+
+def check_prices(config: Config) -> None:
+    """Before anything is started: every tier must have a price. Raises UnknownPrice."""
+    book = PriceBook(config.prices)
+    for tier in config.tiers:
+        for backend in tier.backends:
+            if isinstance(backend, HttpBackend):
+                _price(book, tier, backend)
+    local_facts(config)
+
+
+def _price(book: PriceBook, tier: Tier, backend: Any) -> Price:
+    if isinstance(tier.price, TokenPrice):
+        return tier.price
+    return book.price_of(tier.price_ref or backend.model, tier.price_provider)
+
+
+def _capabilities(tier: Tier, local: LocalFacts | None) -> Capabilities:
+    """What at least one backend of the tier takes."""
+    each = []
+    for backend in tier.backends:
+        if isinstance(backend, EngineBackend):
+            assert local is not None
+            each.append(local.capabilities)
+        else:
+            each.append(Capabilities(**backend.limits.model_dump()))
+    return Capabilities(
+        context_tokens=max(c.context_tokens for c in each),
+        images=any(c.images for c in each),
+        tools=any(c.tools for c in each),
+        completions=any(c.completions for c in each),
+    )
+
+
+def _backend(
+    name: str,
+    tier: Tier,
+    backend: EngineBackend | HttpBackend,
+    runtime: Runtime,
+    session: aiohttp.ClientSession,
+    local: LocalFacts | None,
+) -> Backend | None:
+    """None when the backend's key is not there."""
+    if isinstance(backend, EngineBackend):
+        assert local is not None
+        return OpenAIBackend(
+            name,
+            runtime.engine_url(tier.name),
+            local.model,
+            session,
+            _KeyFile(runtime.engine_token_file),
+            local.capabilities,
+            health_path=f"{runtime.base_url}/engine/{tier.name}/ready",
+        )
+    key = _KeyFile(runtime.secret_file(name)) if backend.wants_key else None
+    if key is not None and not key.path.is_file():
+        return None
+    kind = AnthropicBackend if backend.wire == "anthropic" else OpenAIBackend
+    return kind(
+        name,
+        backend.url,
+        backend.model,
+        session,
+        key,
+        Capabilities(**backend.limits.model_dump()),
+        extra_headers=backend.headers,
+        ca_file=backend.ca_file,
+        health_path=backend.health_path,
+    )
+
+
+@dataclass(slots=True)
+class _KeyFile:
+    """A key read when first used and again when its file changes: a key can be rotated without a restart."""
+
+    path: Path
+    _value: str = ""
+    _mtime_ns: int = -1
+
+    def __call__(self) -> str:
+        mtime_ns = os.stat(self.path).st_mtime_ns
+        if mtime_ns != self._mtime_ns:
+            self._value, self._mtime_ns = read_secret(self.path), mtime_ns
+        return self._value

@@ -1,0 +1,54 @@
+"""Which deployments make up the service, and what each may use of the machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from serving.config import Config
+from serving.deployments import Engine, Gateway, Ledger, Router
+from serving.engine_plan import EnginePlan
+from serving.runtime import Runtime, engine_prefix
+
+QUEUE_SPARE = 16  # above vLLM's own admission limit, so that vLLM says "full" and not Ray
+
+
+def applications(config: Config, runtime: Runtime, plan: EnginePlan | None) -> list[tuple[str, str, Any]]:
+    """(name, route prefix, bound application) of everything to run. The gateway comes first: it serves while vLLM loads."""
+    found = [("gateway", "/", _gateway(config, runtime))]
+    if plan is not None:
+        found.append(("engine", engine_prefix(plan.tier), _engine(runtime, plan)))
+    return found
+
+
+def _gateway(config: Config, runtime: Runtime) -> Any:
+    light = {"ray_actor_options": {"num_cpus": 0.1}}
+    router = Router.options(name="Router", max_ongoing_requests=256, **light).bind(config)
+    ledger = Ledger.options(name="Ledger", max_ongoing_requests=1024, **light).bind(config, runtime)
+    gateway = Gateway.options(
+        name="Gateway",
+        num_replicas=config.gateway.replicas,
+        # The gateway refuses by itself, in the OpenAI shape; Ray's own limit only has to be out of its way.
+        max_ongoing_requests=config.gateway.max_in_flight * 2,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=config.gateway.drain_s + 10,
+        **light,
+    )
+    return gateway.bind(config, runtime, router, ledger)
+
+
+def _engine(runtime: Runtime, plan: EnginePlan) -> Any:
+    options: dict[str, Any] = {"num_cpus": 0.1, "num_gpus": plan.gpus}
+    threads = max(1, (os.cpu_count() or 1) - 1)
+    if not plan.gpus:
+        options["runtime_env"] = {"env_vars": {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads}"}}
+    deployment = Engine.options(
+        name="Engine",
+        num_replicas=plan.replicas,
+        max_ongoing_requests=plan.max_queued + QUEUE_SPARE,
+        health_check_period_s=5,
+        health_check_timeout_s=60,
+        graceful_shutdown_timeout_s=30,
+        ray_actor_options=options,
+    )
+    return deployment.bind(list(plan.flags), runtime, plan.model)

@@ -1,0 +1,143 @@
+"""The node's one bookkeeper: journals into the ledger, leases to gateways, uptime of the engine, metrics of the node.
+
+Runs inside the Ledger deployment; knows no Ray. There is one per state folder: the writer's lock sees to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from aiohttp import web
+
+from models.errors import FarthingError
+from serving.config import Config
+from serving.engine_plan import local_facts, local_tier
+from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
+from serving.ledger.store import Store, epoch_ms, midnight_ms
+from serving.ledger.writer import IngestStats, Writer
+from serving.runtime import Runtime
+from serving.telemetry import CONTENT_TYPE, NodeMetrics, exposition, forget_process, read_gpus
+
+INGEST_EVERY_S = 0.2
+NODE_EVERY_S = 5.0
+RETAIN_EVERY_S = 3600.0
+STALE_S = 30.0  # without a pass of the writer for this long, the deployment counts as sick and is replaced
+NUSD_PER_USD = 1_000_000_000
+
+log = logging.getLogger(__name__)
+
+
+class Bookkeeper:
+    """`start`, then `lease` as asked, then `close`."""
+
+    def __init__(self, config: Config, runtime: Runtime) -> None:
+        self._config, self._runtime = config, runtime
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._metrics = NodeMetrics()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._admin: web.AppRunner | None = None
+        self._passed_s = time.monotonic()
+        self._started_ms = epoch_ms()
+
+    async def start(self) -> None:
+        self._writer, self._store, self._grants = await self._in_thread(self._open)
+        self._tasks = [asyncio.create_task(self._ingest()), asyncio.create_task(self._tend_node())]
+        if not self._runtime.metrics_in_service and self._runtime.admin_port is not None:
+            await self._serve_metrics(self._runtime.admin_port)
+
+    def _open(self) -> tuple[Writer, Store, Grants]:
+        store = Store.open(self._config.ledger_url)
+        writer = Writer(store, self._runtime.journal)
+        first = writer.ingest_once()
+        usd = self._config.budget.frontier_usd_per_day
+        budgets = Budgets(deployment_nusd_per_day=None if usd is None else int(usd * NUSD_PER_USD))
+        grants = Grants(budgets, store.spend_since(midnight_ms(epoch_ms())))
+        grants.ingested(IngestStats(started_ms=first.started_ms, ended=first.ended))
+        return writer, store, grants
+
+    async def lease(self, request: LeaseRequest) -> Lease:
+        return self._grants.lease(request)
+
+    def check(self) -> None:
+        """Raises when the ledger has stopped taking rows; Ray Serve then starts another writer."""
+        if time.monotonic() - self._passed_s > STALE_S:
+            raise RuntimeError(f"no journal was read for {STALE_S} s")
+
+    async def close(self) -> None:
+        """Take what the journals still hold, then let go."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._admin is not None:
+            await self._admin.cleanup()
+        await self._in_thread(self._finish)
+        self._thread.shutdown()
+
+    def _finish(self) -> None:
+        self._writer.ingest_once()
+        self._note_uptime()
+        self._writer.close()
+        self._store.close()
+
+    async def _ingest(self) -> None:
+        while True:
+            try:
+                stats = await self._in_thread(self._writer.ingest_once)
+                self._account(stats)
+                self._passed_s = time.monotonic()
+            except Exception:  # noqa: BLE001 - the edge of a background task: a locked or absent database is tried again
+                log.exception("the journals could not be taken into the ledger; trying again")
+            await asyncio.sleep(INGEST_EVERY_S)
+
+    def _account(self, stats: IngestStats) -> None:
+        self._grants.ingested(stats)
+        self._metrics.ingested(stats.rows, stats.lost, stats.corrupt, stats.lag_bytes)
+        for owner in stats.ended:
+            pid = owner.rsplit(".", 2)[-2]
+            if pid.isdigit():
+                forget_process(int(pid))
+
+    async def _tend_node(self) -> None:
+        retained_s = float("-inf")
+        while True:
+            try:
+                await self._in_thread(self._note_uptime)
+                for reading in await asyncio.to_thread(read_gpus):
+                    self._metrics.gpu(reading)
+                days = self._config.ledger.retention_days
+                if days is not None and time.monotonic() - retained_s > RETAIN_EVERY_S:
+                    await self._in_thread(self._writer.retain, days)
+                    retained_s = time.monotonic()
+            except Exception:  # noqa: BLE001 - as above
+                log.exception("the node could not be tended; trying again")
+            await asyncio.sleep(NODE_EVERY_S)
+
+    def _note_uptime(self) -> None:
+        """The GPU is paid for as long as the service runs, used or not."""
+        found, facts = local_tier(self._config), local_facts(self._config)
+        if found is None or facts is None:
+            return
+        per_hour = facts.nusd_per_hour * found[1].replicas
+        self._store.extend_uptime(found[0].name, self._started_ms, epoch_ms(), per_hour)
+
+    async def _serve_metrics(self, port: int) -> None:
+        folder: Path = self._runtime.metrics
+
+        async def metrics(_request: web.Request) -> web.Response:
+            return web.Response(body=exposition(folder), headers={"content-type": CONTENT_TYPE})
+
+        app = web.Application()
+        app.router.add_get("/metrics", metrics)
+        self._admin = web.AppRunner(app, access_log=None)
+        await self._admin.setup()
+        try:
+            await web.TCPSite(self._admin, "127.0.0.1", port).start()
+        except OSError as exc:
+            raise FarthingError(f"the admin port {port} cannot be used: {exc.strerror}; set another listen.admin_port") from exc
+
+    async def _in_thread(self, work, *args):  # type: ignore[no-untyped-def]
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

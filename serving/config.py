@@ -1,0 +1,269 @@
+"""The one configuration file, as a tree of frozen models. Parsed once; below the composition root code gets plain values.
+
+Every key is described in docs/config.md. Unknown keys and impossible values are refused with the key's path.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import ConfigError
+from models.prices import PriceOverride
+
+RESERVED_NAMES = frozenset({"auto", "cache"})
+TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Positive = Annotated[int, Field(gt=0)]
+Usd = Annotated[Decimal, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listen(_Frozen):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    admin_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+    @property
+    def loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class Auth(_Frozen):
+    required: bool | None = None  # None: as soon as the address is not loopback
+
+
+class EngineBackend(_Frozen):
+    kind: Literal["engine"]
+    profile: str = "auto"
+    weights: Path | None = None
+    replicas: Positive = 1
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    args: dict[str, str | int | float | bool] = {}
+
+
+class BackendLimits(_Frozen):
+    context_tokens: Positive = 128_000
+    images: bool = True
+    tools: bool = True
+    completions: bool = False
+
+
+class HttpBackend(_Frozen):
+    kind: Literal["http"]
+    wire: Literal["openai", "anthropic"] = "openai"
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    model: str
+    key_env: str | None = None
+    key_file: Path | None = None
+    ca_file: Path | None = None
+    headers: dict[str, str] = {}
+    limits: BackendLimits = BackendLimits()
+    health_path: str | None = None
+
+    @property
+    def wants_key(self) -> bool:
+        return self.key_env is not None or self.key_file is not None
+
+
+class TokenPrice(PriceOverride):
+    """A price of our own for a hosted model: dated, so that a reader can tell whether it still holds."""
+
+    source: str = "the configuration"
+
+
+class LocalPrice(_Frozen):
+    """What an hour of the machine costs; throughput not given here is the profile's (docs/profiles.md)."""
+
+    usd_per_hour: Usd
+    prefill_tokens_per_s: Annotated[Decimal, Field(gt=0)] | None = None
+    decode_tokens_per_s: Annotated[Decimal, Field(gt=0)] | None = None
+    as_of: datetime.date | None = None
+
+
+class Tier(_Frozen):
+    name: TierName
+    backends: Annotated[list[Annotated[EngineBackend | HttpBackend, Field(discriminator="kind")]], Field(min_length=1)]
+    price: TokenPrice | LocalPrice | None = None
+    price_ref: str | None = None  # the model's name in genai-prices where it differs from the backend's
+    price_provider: str | None = None  # the provider's id there, where the name alone is ambiguous
+    optional: bool = False  # without its key the tier is absent instead of stopping the start
+
+    @property
+    def local(self) -> bool:
+        return any(b.kind == "engine" for b in self.backends)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if len({b.kind for b in self.backends}) > 1:
+            raise ValueError(
+                "a tier's backends must all be of one kind: put engine and http backends in tiers of their own"
+            )
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"'{self.name}' is reserved; name the tier otherwise")
+        return self
+
+
+class Routing(_Frozen):
+    decider: Literal["rules"] = "rules"
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    default_tier: str | None = None  # when the router fails or is late; the first tier if not set
+    deadline_ms: Positive = 200
+    artifacts: Path | None = None
+
+
+class ExactCache(_Frozen):
+    enabled: bool = True
+    ttl_s: Positive = 86_400
+    max_mib: Positive = 512
+    memory_mib: Positive = 64
+    sampled: bool = False  # also serve requests that set temperature > 0 or n > 1
+
+
+class Cache(_Frozen):
+    exact: ExactCache = ExactCache()
+    coalesce: bool = True
+
+
+class Gateway(_Frozen):
+    replicas: Positive = 1
+    max_in_flight: Positive = 512
+    max_body_mib: Positive = 20
+    max_messages: Positive = 2_000
+    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    drain_s: Annotated[float, Field(gt=0)] = 30.0
+
+
+class Retry(_Frozen):
+    attempts: Positive = 2
+    base_s: Annotated[float, Field(gt=0)] = 0.2
+    cap_s: Annotated[float, Field(gt=0)] = 5.0
+    max_retry_after_s: Annotated[float, Field(gt=0)] = 5.0
+
+
+class Breaker(_Frozen):
+    failures: Positive = 5
+    open_s: Annotated[float, Field(gt=0)] = 10.0
+    cool_down_s: Annotated[float, Field(gt=0)] = 300.0
+
+
+class Ledger(_Frozen):
+    url: str | None = None  # SQLite in the state directory if not set
+    retention_days: Positive | None = None
+
+
+class Budget(_Frozen):
+    frontier_usd_per_day: Usd | None = None
+
+
+class Serve(_Frozen):
+    haproxy: bool | None = None  # None: when its wheel is there
+    engine_start_s: Positive = 900
+
+
+class Config(_Frozen):
+    listen: Listen = Listen()
+    auth: Auth = Auth()
+    state_dir: Path = Path(".farthing")
+    tiers: Annotated[list[Tier], Field(min_length=1)]
+    aliases: dict[str, str] = {}
+    prices: dict[str, TokenPrice] = {}
+    routing: Routing = Routing()
+    cache: Cache = Cache()
+    gateway: Gateway = Gateway()
+    retry: Retry = Retry()
+    breaker: Breaker = Breaker()
+    ledger: Ledger = Ledger()
+    budget: Budget = Budget()
+    serve: Serve = Serve()
+
+    @property
+    def auth_required(self) -> bool:
+        return self.auth.required if self.auth.required is not None else not self.listen.loopback
+
+    @property
+    def run_dir(self) -> Path:
+        return self.state_dir / "run"
+
+    @property
+    def ledger_url(self) -> str:
+        return self.ledger.url or f"sqlite:///{self.state_dir.resolve() / 'ledger.db'}"
+
+    @property
+    def default_tier(self) -> str:
+        return self.routing.default_tier or self.tiers[0].name
+
+    def tier(self, name: str) -> Tier:
+        return next(t for t in self.tiers if t.name == name)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [t.name for t in self.tiers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tiers: the name '{name}' is used twice")
+        known = set(names)
+        for tier in [*(self.routing.thresholds or {}), self.default_tier]:
+            if tier not in known:
+                raise ValueError(f"routing: there is no tier '{tier}'; tiers are {', '.join(names)}")
+        models = {b.model for t in self.tiers for b in t.backends if b.kind == "http"} | known | {"auto"}
+        for alias, target in self.aliases.items():
+            if target not in models:
+                raise ValueError(f"aliases.{alias}: '{target}' is neither a tier, a model of a backend, nor 'auto'")
+            if alias in known or alias in RESERVED_NAMES:
+                raise ValueError(f"aliases.{alias}: the name is taken by a tier")
+        if not self.listen.loopback and self.auth.required is False:
+            raise ValueError(
+                "auth.required: keys cannot be turned off on an address others can reach; listen on 127.0.0.1"
+            )
+        if sum(t.local for t in self.tiers) > 1:
+            raise ValueError("tiers: only one tier may hold engine backends on one node")
+        return self
+
+
+def parse(text: str, *, source: str = "config") -> Config:
+    """Parse YAML. Raises ConfigError naming each bad key by its path."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{source}: not valid YAML: {exc}") from exc
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: expected a mapping with at least 'tiers'")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as exc:
+        raise ConfigError(f"{source}: " + "; ".join(_complaint(e) for e in exc.errors())) from exc
+
+
+def load(path: Path) -> Config:
+    """Read a file. Relative paths in it are relative to the working directory, as on a command line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"cannot read the config file {path}: {exc.strerror}; give one with --config FILE") from exc
+    return parse(text, source=str(path))
+
+
+def _complaint(error: Any) -> str:
+    where = ".".join(str(p) for p in error["loc"] if p not in ("engine", "http", "TokenPrice", "LocalPrice"))
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    return (
+        f"{where}: {error['msg'].removeprefix('Value error, ')}"
+        if where
+        else error["msg"].removeprefix("Value error, ")
+    )

@@ -1,0 +1,103 @@
+"""The Ray Serve deployments: thin shells around the gateway, the decider, the ledger and the engine.
+
+The only module besides `run.py` that imports Ray. Each shell starts its inside, reports its health, and ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from router.decision import Decision, Facts
+from serving.config import Config
+from serving.deciding import Refusal, decide_or_refuse
+from serving.runtime import Runtime, read_secret
+
+
+@serve.deployment
+class Router:
+    """Decides for `auto` requests. Learned deciders and the semantic cache move in here."""
+
+    def __init__(self, config: Config) -> None:
+        from serving.app import build_decider  # replicas import what they run, the driver does not
+
+        self._decider = build_decider(config)
+
+    async def decide(self, facts: Facts, deadline_s: float) -> Decision | Refusal:
+        return await decide_or_refuse(self._decider, facts, deadline_s)
+
+
+@serve.deployment
+class Ledger:
+    """The node's one writer: journals into rows, leases to gateways, the node's own metrics."""
+
+    async def __init__(self, config: Config, runtime: Runtime) -> None:
+        from serving.bookkeeper import Bookkeeper
+
+        self._inside = Bookkeeper(config, runtime)
+        await self._inside.start()
+
+    async def lease(self, request: Any) -> Any:
+        return await self._inside.lease(request)
+
+    async def check_health(self) -> None:
+        self._inside.check()
+
+    async def __del__(self) -> None:
+        await self._inside.close()
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """The HTTP face; the application is built by `serving/app.py`."""
+
+    async def __init__(self, config: Config, runtime: Runtime, router: DeploymentHandle, ledger: DeploymentHandle) -> None:
+        from serving.app import build_gateway
+
+        async def ask(facts: Facts, deadline_s: float) -> Decision | Refusal:
+            return await router.decide.remote(facts, deadline_s)
+
+        async def lease(request: Any) -> Any:
+            return await ledger.lease.remote(request)
+
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._inside = await build_gateway(config, runtime, replica, ask, lease)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._inside.app
+
+    async def check_health(self) -> None:
+        self._inside.check()
+
+    async def __del__(self) -> None:
+        await self._inside.close()
+
+
+@serve.deployment
+@serve.ingress()
+class Engine:
+    """vLLM behind its own route, which only this service's gateway can use."""
+
+    async def __init__(self, flags: list[str], runtime: Runtime, model: str) -> None:
+        from models.local.engine import Engine as Inside
+        from models.local.engine import create_app
+        from serving.telemetry import EngineMetrics
+
+        self._metrics = EngineMetrics()
+        self._inside = Inside(flags, observer=self._metrics.observer(model))
+        await self._inside.start()
+        await self._inside.warm_up()
+        self._app = create_app(self._inside, read_secret(runtime.engine_token_file))
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._app
+
+    async def check_health(self) -> None:
+        await self._inside.check_health()
+
+    async def __del__(self) -> None:
+        await asyncio.to_thread(self._inside.shutdown)

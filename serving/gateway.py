@@ -1,0 +1,294 @@
+"""The HTTP face: routes, admission, and answers in the caller's shape. Each handler is thin; the work is in the pipeline.
+
+Knows the OpenAI wire format through `serving/wire` and the tiers through names. No Ray: `serving/deployments.py` puts it
+behind Ray Serve, tests behind a plain server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from dataclasses import replace as replace_in
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from models.errors import FarthingError, ModelNotFound, Overloaded, ProtocolViolation
+from models.types import Deadline, Endpoint
+from serving.accounts import Accounts
+from serving.admission import Admission, Principal
+from serving.asgi import ClientGoneError, Exchange
+from serving.cache.exact import Entry
+from serving.cache.key import cache_key, prompt_fingerprint, uncacheable
+from serving.ledger.row import Row
+from serving.pipeline import Answer, Job, Opening, Pipeline
+from serving.status import Status
+from serving.tiers import Tiers
+from serving.wire.assemble import DONE, first_chunk, replay, usage_event, with_cost
+from serving.wire.errors import as_farthing, http_error, sse_error
+from serving.wire.request import Asked, Limits, cache_control, parse
+
+log = logging.getLogger(__name__)
+HEADERS_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Plain values from the configuration. `namespace` sets caches of different configurations apart."""
+
+    limits: Limits
+    deadline_s: float
+    max_in_flight: int
+    sampled_cache: bool
+    coalesce: bool
+    namespace: str
+    drain_s: float = 30.0
+
+
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Gateway:
+    """An ASGI application."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        pipeline: Pipeline,
+        admission: Admission,
+        status: Status,
+        policy_version: Callable[[], str],
+    ) -> None:
+        self._settings, self._pipeline, self._admission, self._status = settings, pipeline, admission, status
+        self._policy_version = policy_version
+        self._tiers: Tiers = pipeline.tiers
+        self._accounts: Accounts = pipeline.accounts
+        self._in_flight = 0
+        self._routes: dict[tuple[str, str], Handler] = {
+            ("POST", "/v1/chat/completions"): lambda x: self._complete(x, "chat/completions"),
+            ("POST", "/v1/completions"): lambda x: self._complete(x, "completions"),
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/health"): self._health,
+            ("GET", "/ready"): self._ready,
+            ("GET", "/metrics"): self._metrics,
+        }
+        self._paths = {path for _, path in self._routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        exchange = Exchange.of(scope, receive, send)
+        try:
+            await self._route(exchange)(exchange)
+        except ClientGoneError:
+            return
+        except Exception as exc:  # noqa: BLE001 - the process edge: the caller gets an error object, never a trace
+            if not isinstance(exc, FarthingError):
+                log.exception("request %s failed", exchange.request_id)
+            if not exchange.started:
+                await exchange.reply(*http_error(exc))
+
+    def _route(self, exchange: Exchange) -> Handler:
+        handler = self._routes.get((exchange.method, exchange.path))
+        if handler is not None:
+            return handler
+        if exchange.path in self._paths:
+            raise _WrongMethod(f"{exchange.method} is not supported on {exchange.path}; use the other of GET and POST")
+        raise ModelNotFound(f"there is nothing at {exchange.path}; the API is at /v1/chat/completions")
+
+    async def _complete(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        """Admit, recall, answer. From the moment the key is known every way out closes the request's row."""
+        started_s = time.monotonic()
+        try:
+            principal = self._admission.authenticate(exchange.header("authorization"))
+        except FarthingError as exc:
+            self._accounts.metrics.unauthenticated(exc.code)
+            raise
+        row = Row(exchange.request_id, int(time.time() * 1000), tenant=principal.tenant, key_id=principal.key_id)
+        row.endpoint = endpoint
+        self._accounts.metrics.started()
+        self._in_flight += 1
+        try:
+            job = await self._admitted(exchange, endpoint, principal, row, started_s)
+            try:
+                await self._answered(exchange, job, principal)
+            finally:
+                self._admission.left(principal)
+        finally:
+            self._in_flight -= 1
+            self._accounts.metrics.ended()
+
+    async def _admitted(
+        self, exchange: Exchange, endpoint: Endpoint, principal: Principal, row: Row, started_s: float
+    ) -> Job:
+        try:
+            if self._in_flight > self._settings.max_in_flight:
+                raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
+            asked = parse(endpoint, await exchange.body(self._settings.limits.max_body_bytes), self._settings.limits)
+            options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
+            asked = replace_in(asked, options=options)
+            row.stream, row.requested_model = asked.stream, asked.model
+            row.conversation, row.prompt_name, row.tags = options.conversation, options.prompt, list(options.tags)
+            row.prompt_sha256, row.policy_version = prompt_fingerprint(asked), self._policy_version()
+            target = self._tiers.resolve(asked.model)
+            await self._admission.admit(principal, asked)
+            wait_s = options.deadline_ms / 1000 if options.deadline_ms else self._settings.deadline_s
+            deadline = Deadline(started_s + wait_s)
+            job = Job(asked, row, deadline, target, started_s, principal.key, cache_use=options.cache or "use")
+            if not uncacheable(asked, self._settings.sampled_cache):
+                job.cache_key = cache_key(asked, row.tenant, row.policy_version, self._settings.namespace)
+            return job
+        except (FarthingError, ClientGoneError, asyncio.CancelledError) as exc:
+            row.latency_ms = (time.monotonic() - started_s) * 1000
+            if isinstance(exc, FarthingError):
+                row.status, row.http_status, row.error_code = "refused", exc.http_status, exc.code
+            else:
+                row.status, row.http_status = "cancelled", 499
+            self._accounts.recorded(row)
+            raise
+
+    async def _answered(self, exchange: Exchange, job: Job, principal: Principal) -> None:
+        entry = await self._pipeline.recall(job)
+        if entry is not None:
+            await self._from_cache(exchange, job, entry, self._admission.headers(principal))
+            return
+        headers = self._admission.headers(principal)
+        async with self._pipeline.answer(job, self._settings.coalesce) as answer:
+            if not answer.leader:
+                job.row.cache = "coalesced"
+            try:
+                await self._respond(exchange, job, answer, headers)
+            except BaseException as exc:
+                self._follower_ended(job, answer, exc)
+                raise
+            self._follower_ended(job, answer, None)
+
+    async def _from_cache(self, exchange: Exchange, job: Job, entry: Entry, limits: Mapping[str, str]) -> None:
+        row = job.row
+        row.status, row.route, row.cache, row.reason, row.model = "cached", "cache", "exact", "exact", entry.model
+        row.http_status = 200
+        self._accounts.cached(row, entry.usage)
+        row.latency_ms = row.ttft_ms = job.elapsed_ms()
+        self._accounts.recorded(row)
+        self._accounts.metrics.cache("exact")
+        headers = {**limits, **_headers("cache", entry.model, "exact", "exact")}
+        body = with_cost(orjson.loads(entry.body), 0.0, entry.usage)
+        if not job.asked.stream:
+            await exchange.reply_json(200, body, headers)
+            return
+        await exchange.reply_stream(headers, _each(b"".join(replay(body, job.asked.include_usage, None))))
+
+    async def _respond(self, exchange: Exchange, job: Job, answer: Answer, limits: Mapping[str, str]) -> None:
+        if job.asked.stream:
+            opening = await self._first(answer)
+            headers = {**limits, **_opening_headers(opening, job.row.cache)}
+            await exchange.reply_stream(headers, self._events(job, answer))
+            return
+        outcome = await answer.result()
+        body = outcome.whole()
+        if body is None:
+            raise ProtocolViolation("the backend's answer could not be put together; ask again")
+        cost_usd = outcome.cost_nusd / 1e9 if answer.leader else 0.0
+        headers = {**limits, **_opening_headers(outcome.opening, job.row.cache)}
+        await exchange.reply_json(200, with_cost(body, cost_usd, outcome.usage), headers)
+
+    async def _first(self, answer: Answer) -> Opening | None:
+        """Wait for the first content, which decides the headers; after ten seconds send them without."""
+        try:
+            return await asyncio.wait_for(answer.opened(), HEADERS_WAIT_S)
+        except TimeoutError:
+            return None
+
+    async def _events(self, job: Job, answer: Answer) -> AsyncIterator[bytes]:
+        """The stream as this caller asked for it, whatever shape the answer came in."""
+        streamed = b""
+        try:
+            async for data in answer.chunks():
+                streamed = streamed or data
+                if job.row.ttft_ms is None:
+                    job.row.ttft_ms = job.elapsed_ms()
+                yield data
+            outcome = await answer.result()
+        except FarthingError as exc:
+            yield sse_error(exc)
+            return
+        cost_usd = outcome.cost_nusd / 1e9 if answer.leader else 0.0
+        if outcome.body is not None and not streamed:
+            yield b"".join(replay(with_cost(outcome.body, cost_usd, outcome.usage), job.asked.include_usage, None))
+            return
+        tail = usage_event(first_chunk(streamed), outcome.usage, cost_usd) if job.asked.include_usage else b""
+        yield tail + DONE
+
+    def _follower_ended(self, job: Job, answer: Answer, error: BaseException | None) -> None:
+        """Close the row of a request that shared another's answer. The leader's is closed by its flight."""
+        if answer.leader:
+            return
+        row = job.row
+        row.latency_ms = job.elapsed_ms()
+        outcome = answer.outcome
+        if error is None and outcome is not None:
+            row.status, row.http_status = "coalesced", 200
+            row.route, row.model, row.reason = outcome.opening.route, outcome.opening.model, outcome.opening.reason
+            self._accounts.cached(row, outcome.usage)
+            self._accounts.metrics.cache("coalesced")
+        elif isinstance(error, asyncio.CancelledError | ClientGoneError):
+            row.status = "cancelled"
+        else:
+            known = as_farthing(error or answer.failure or ProtocolViolation("the answer ended without an end"))
+            row.status, row.http_status, row.error_code = "failed", known.http_status, known.code
+        self._accounts.closed(row)
+
+    async def _models(self, exchange: Exchange) -> None:
+        self._admission.authenticate(exchange.header("authorization"))
+        await exchange.reply_json(200, self._status.models())
+
+    async def _health(self, exchange: Exchange) -> None:
+        await exchange.reply_json(200, {"status": "alive"})
+
+    async def _ready(self, exchange: Exchange) -> None:
+        report = await self._status.ready()
+        await exchange.reply_json(200 if report["ready"] else 503, report)
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        text = self._status.metrics()
+        if text is None:
+            raise ModelNotFound("metrics are on the admin port of this service")
+        await exchange.reply(200, {"content-type": "text/plain; version=0.0.4; charset=utf-8"}, text)
+
+
+class _WrongMethod(ModelNotFound):
+    http_status = 405
+    code = "method_not_allowed"
+
+
+def _headers(route: str, model: str, cache: str, reason: str) -> dict[str, str]:
+    return {
+        "x-farthing-route": route,
+        "x-farthing-model": model,
+        "x-farthing-cache": cache,
+        "x-farthing-reason": reason,
+    }
+
+
+def _opening_headers(opening: Opening | None, cache: str) -> dict[str, str]:
+    if opening is None:
+        return {"x-farthing-cache": cache, "x-farthing-reason": "pending"}
+    return _headers(opening.route, opening.model, cache, opening.reason)
+
+
+async def _each(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

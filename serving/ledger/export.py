@@ -1,0 +1,80 @@
+"""Rows as JSON lines, for whoever trains, audits or bills: `python -m serving export`.
+
+Streams, so that the size of the ledger does not matter; a file appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+from sqlalchemy import select
+
+from serving.ledger.costs import parse_since
+from serving.ledger.schema import requests
+from serving.ledger.store import Store, epoch_ms
+
+_BATCH_ROWS = 1_000
+
+
+def lines(store: Store, since_ms: int = 0, tenant: str | None = None) -> Iterator[bytes]:
+    """Requests in the order they came, each the JSON object of a `Row`."""
+    query = select(requests).where(requests.c.at_ms >= since_ms).order_by(requests.c.at_ms, requests.c.request_id)
+    if tenant is not None:
+        query = query.where(requests.c.tenant == tenant)
+    with store.read() as connection:
+        for row in connection.execution_options(yield_per=_BATCH_ROWS).execute(query).mappings():
+            yield orjson.dumps(dict(row), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def to_file(rows: Iterable[bytes], path: Path) -> int:
+    """Write all rows or leave what was there. Returns how many."""
+    fd, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            count = _copy(rows, file)
+            file.flush()
+            os.fsync(fd)
+        Path(part).replace(path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    return count
+
+
+def _copy(rows: Iterable[bytes], file: BinaryIO) -> int:
+    count = 0
+    for row in rows:
+        file.write(row)
+        count += 1
+    return count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--since", default="1970-01-01", metavar="WHEN", help="1h, 7d, 2026-11-01 (default: everything)"
+    )
+    parser.add_argument("--tenant", help="only this tenant's requests")
+    parser.add_argument("--format", choices=["jsonl"], default="jsonl")
+    parser.add_argument("--output", "-o", type=Path, help="a file, written whole or not at all (default: stdout)")
+
+
+def run(args: argparse.Namespace, store: Store) -> int:
+    rows = lines(store, parse_since(args.since, epoch_ms()), args.tenant)
+    if args.output is None:
+        _copy(rows, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return 0
+    try:
+        count = to_file(rows, args.output)
+    except OSError as exc:
+        sys.stderr.write(f"cannot write {args.output}: {exc.strerror}\n")
+        return 1
+    sys.stderr.write(f"{count:,} requests written to {args.output}\n")
+    return 0

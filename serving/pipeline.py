@@ -1,0 +1,260 @@
+"""A request's life, top to bottom: recall, decide, answer, account. Admission stands before it in `gateway.py`.
+
+Owns the order of the steps and the rule that every admitted request closes exactly one row. Knows no HTTP framework,
+no Ray, no provider: it is given tiers, a decider, a cache, a journal and an allowance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from models.errors import BudgetExceeded, FarthingError, Unavailable
+from models.pool import Reply
+from models.types import Call, Deadline, Json, Usage
+from router.decision import Decision, Facts
+from serving.accounts import Accounts, Spending
+from serving.cache.exact import Entry, ExactCache
+from serving.cache.key import storable
+from serving.flights import Flight, Flights, Subscription
+from serving.ledger.keys import ApiKey
+from serving.ledger.row import Row
+from serving.tiers import ServingTier, Target, Tiers
+from serving.wire.assemble import assemble
+from serving.wire.request import Asked, facts
+
+CacheUse = Literal["use", "bypass", "no_store"]
+ESTIMATED_CHARS_PER_TOKEN = 4
+
+
+@dataclass(slots=True)
+class Job:
+    """One admitted request on its way: what was asked, what it may use, and its row."""
+
+    asked: Asked
+    row: Row
+    deadline: Deadline
+    target: Target
+    started_s: float
+    key: ApiKey
+    cache_use: CacheUse = "use"
+    cache_key: bytes | None = None
+    epoch: int = 0
+
+    def elapsed_ms(self) -> float:
+        return (time.monotonic() - self.started_s) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known when the first content is there; it goes into the headers."""
+
+    route: str
+    model: str
+    reason: str
+    streamed: bool
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A finished answer: a body or the stream it came in, with its usage and what it cost."""
+
+    opening: Opening
+    usage: Usage
+    cost_nusd: int
+    body: Json | None = None
+    events: bytes = b""
+
+    def whole(self) -> Json | None:
+        """The answer as one body, put together from the stream if it came as one."""
+        if self.body is None:
+            self.body = assemble(self.events)
+        return self.body
+
+
+Decide = Callable[[Facts], Awaitable[Decision]]
+Answer = Subscription[Opening, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The steps between an admitted request and its closed row. One per gateway replica."""
+
+    tiers: Tiers
+    decide: Decide
+    flights: Flights[Opening, Outcome]
+    cache: ExactCache | None
+    accounts: Accounts
+
+    async def recall(self, job: Job) -> Entry | None:
+        """An exact answer to exactly this question, if there is one and the caller takes it."""
+        if self.cache is None or job.cache_key is None:
+            job.row.cache = "bypass"
+            return None
+        job.epoch = self.cache.epoch()
+        if job.cache_use != "use":
+            job.row.cache = "bypass"
+            return None
+        return await self.cache.get(job.cache_key)
+
+    def answer(self, job: Job, share: bool) -> Answer:
+        """Join the flight of an identical request, or start one. The journal entry is open from here on."""
+        self.accounts.opened(job.row)
+        key = job.cache_key if share and job.cache_use == "use" else None
+        return self.flights.join(key, lambda flight: self._fly(flight, job))
+
+    async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
+        """One upstream answer. Settles the leader's row whatever happens, also when everybody has left."""
+        row = job.row
+        row.status, row.http_status, row.error_code = "failed", 500, "internal_error"  # unless something below knows better
+        try:
+            outcome = await self._answered(flight, job)
+        except asyncio.CancelledError:
+            row.status, row.http_status, row.error_code = "cancelled", 499, ""
+            raise
+        except FarthingError as exc:
+            row.status = "timed_out" if exc.code == "deadline_exceeded" else "failed"
+            row.http_status, row.error_code = exc.http_status, exc.code
+            raise
+        else:
+            row.status = "cancelled" if flight.leader_gone else "answered"
+            row.http_status, row.error_code = 200, ""
+            await self._remember(job, outcome)
+            return outcome
+        finally:
+            row.latency_ms = job.elapsed_ms()
+            self.accounts.closed(row)
+
+    async def _answered(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
+        """Try the wanted tiers in order until one gives a first token."""
+        wanted, order = await self._order(job)
+        failure: FarthingError | None = None
+        for tier in order:
+            try:
+                return await self._from_tier(flight, job, tier, wanted, failure)
+            except FarthingError as exc:
+                if not (exc.moves_on or isinstance(exc, BudgetExceeded)) or job.target.tier is not None:
+                    raise
+                failure = exc
+        raise failure or Unavailable("no tier is configured that could answer; check `tiers` in the configuration")
+
+    async def _order(self, job: Job) -> tuple[ServingTier, list[ServingTier]]:
+        """The tier that should answer, and those to ask in order."""
+        if job.target.tier is not None:
+            tier = self.tiers[job.target.tier]
+            job.row.reason = "named"
+            return tier, [tier]
+        decision = await self.decide(facts(job.asked, job.row.request_id, job.row.tenant))
+        job.row.reason, job.row.score, job.row.artifact = decision.reason, decision.score, decision.artifact
+        order = [self.tiers[name] for name in decision.tiers]
+        return order[0], order
+
+    async def _from_tier(
+        self, flight: Flight[Opening, Outcome], job: Job, tier: ServingTier, wanted: ServingTier, failure: FarthingError | None
+    ) -> Outcome:
+        if tier.pool is None:
+            raise Unavailable(f"tier '{tier.name}' is configured but has no key; set the one its backends name")
+        job.row.attempts += 1
+        reservation = await self.accounts.reserve(job.key, tier, job.asked)
+        with self.accounts.spending(job.row, tier, reservation) as spending:
+            try:
+                reply = await tier.pool.ask(_call(job), model=job.target.model)
+            except asyncio.CancelledError:
+                spending.charge(_estimate(job, 0))  # it had been sent: the prompt at least is paid for
+                raise
+            opening = self._opening(job, tier, wanted, failure, reply)
+            job.row.ttft_ms = job.elapsed_ms()
+            flight.open(opening)
+            if reply.completion is not None:
+                usage = reply.completion.usage or _estimate(job, len(orjson.dumps(reply.completion.body)))
+                return Outcome(opening, usage, spending.charge(usage), body=reply.completion.body)
+            return await self._stream(flight, job, reply, opening, spending)
+
+    def _opening(
+        self, job: Job, tier: ServingTier, wanted: ServingTier, failure: FarthingError | None, reply: Reply
+    ) -> Opening:
+        row = job.row
+        if tier is not wanted:
+            kind = "degraded" if tier.strength < wanted.strength else "fallback"
+            row.reason = f"{kind}_{_cause(wanted, failure)}"
+        row.route, row.model, row.backend = tier.name, reply.backend.model, reply.backend.name
+        return Opening(tier.name, reply.backend.model, row.reason, job.asked.stream)
+
+    async def _stream(
+        self, flight: Flight[Opening, Outcome], job: Job, reply: Reply, opening: Opening, spending: Spending
+    ) -> Outcome:
+        """Pass chunks on as they come; charge for what was made, however the stream ends."""
+        assert reply.chunks is not None
+        parts: list[bytes] = []
+        usage: Usage | None = None
+        try:
+            async with aclosing(reply.chunks) as chunks:
+                async for chunk in chunks:
+                    usage = chunk.usage or usage
+                    if chunk.data:
+                        parts.append(chunk.data)
+                        flight.push(chunk.data)
+        finally:
+            usage = usage or _estimate_stream(job, b"".join(parts))
+            cost = spending.charge(usage)
+        return Outcome(opening, usage, cost, events=b"".join(parts))
+
+    async def _remember(self, job: Job, outcome: Outcome) -> None:
+        """Store a whole answer of the tier that was wanted; before the flight ends, so that no twin starts in between."""
+        if self.cache is None or job.cache_key is None or job.cache_use == "no_store":
+            return
+        if outcome.opening.reason.startswith("degraded") or outcome.usage.estimated:
+            return
+        body = outcome.whole()
+        if body is None or not storable(body):
+            return
+        self.cache.put(
+            Entry(
+                key=job.cache_key,
+                tenant=job.row.tenant,
+                tier=outcome.opening.route,
+                model=outcome.opening.model,
+                endpoint=job.asked.endpoint,
+                body=orjson.dumps(body),
+                usage=outcome.usage,
+                created_at_s=time.time(),
+                cost_nusd=outcome.cost_nusd,
+            ),
+            job.epoch,
+        )
+
+
+def _call(job: Job) -> Call:
+    return Call(
+        endpoint=job.asked.endpoint,
+        body=job.asked.body,
+        request_id=job.row.request_id,
+        deadline=job.deadline,
+        stream=job.asked.stream,
+        headers={"x-request-id": job.row.request_id},
+    )
+
+
+def _cause(wanted: ServingTier, failure: FarthingError | None) -> str:
+    """A short stable code for why the wanted tier did not answer."""
+    if wanted.why_absent:
+        return wanted.why_absent
+    if isinstance(failure, BudgetExceeded):
+        return "budget"
+    return failure.code if failure is not None else "unknown"
+
+
+def _estimate(job: Job, answer_bytes: int) -> Usage:
+    """Tokens counted from characters, for an answer whose backend sent no usage. Marked as such in the row."""
+    return Usage(job.asked.prompt_tokens, output_tokens=answer_bytes // ESTIMATED_CHARS_PER_TOKEN, estimated=True)
+
+
+def _estimate_stream(job: Job, events: bytes) -> Usage:
+    """One chunk of a stream is one token for most backends: better than counting the JSON around it."""
+    return Usage(job.asked.prompt_tokens, output_tokens=events.count(b"data:"), estimated=True)

@@ -1,0 +1,274 @@
+"""`python -m serving run`: from a configuration file to a ready service in the foreground, and back to nothing.
+
+Owns the order of a start and of an end, and what an instance holds on the machine: its lock, its ports, its processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from models.errors import ConfigError, StartError
+from serving import haproxy
+from serving.config import Config
+from serving.engine_plan import EnginePlan, plan_engine
+from serving.request_id import CALLBACK
+from serving.runtime import Runtime, engine_prefix, fresh_run_folder, store_keys, without_secrets
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFTOVER_WAIT_S = 5.0
+
+
+@dataclass(slots=True)
+class Phases:
+    """Says what is being done, and how long each part took."""
+
+    tell: Callable[[str], None]
+    started_s: float = field(default_factory=time.monotonic)
+    taken_s: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self.tell(f"{name} ...")
+        began_s = time.monotonic()
+        yield
+        self.taken_s[name] = round(time.monotonic() - began_s, 1)
+        self.tell(f"{name}: {self.taken_s[name]} s")
+
+
+def run(config: Config, tell: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or Ctrl-C. Raises StartError when the service cannot start."""
+    stop = _stop_on_signals()
+    phases = Phases(tell)
+    _port_is_free(config.listen.host, config.listen.port)
+    with _only_instance(config) as runtime, tempfile.TemporaryDirectory(prefix="farthing-") as sockets:
+        fresh_run_folder(runtime)
+        found = store_keys(config, runtime, dict(os.environ))
+        _tell_absent(config, found, tell)
+        with phases.phase("preparing the model"):
+            plan = plan_engine(config, runtime, tell)
+        _environment(config, runtime, Path(sockets))
+        try:
+            _start(config, runtime, plan, phases, stop)
+            if not stop.is_set():
+                _announce(config, runtime, phases)
+                _watch(stop)
+        finally:
+            tell("draining and stopping ...")
+            _end()
+    tell("stopped; nothing is left running")
+    return 0
+
+
+def _stop_on_signals() -> threading.Event:
+    """The first signal drains; a second one, while draining, is left to end the process at once."""
+    stop = threading.Event()
+
+    def asked(_number: int, _frame: Any) -> None:
+        if stop.is_set():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, asked)
+    return stop
+
+
+@contextlib.contextmanager
+def _only_instance(config: Config) -> Iterator[Runtime]:
+    """Hold the state folder's lock for the life of the instance. Raises ConfigError naming who holds it."""
+    host = config.listen.host if config.listen.loopback else "127.0.0.1"
+    runtime = Runtime(
+        state=config.state_dir.resolve(),
+        base_url=f"http://{'[::1]' if host == '::1' else host}:{config.listen.port}",
+        metrics_in_service=config.listen.loopback,
+        admin_port=config.listen.admin_port,
+    )
+    runtime.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = (runtime.run / "lock").open("a+", encoding="utf-8")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise ConfigError(
+                f"{runtime.state} is in use by process {lock.read().strip() or '?'}; stop it or set another state_dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield runtime
+
+
+def _port_is_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise StartError(f"port {port} on {host} cannot be used: {exc.strerror}{_holder(port)}") from exc
+
+
+def _holder(port: int) -> str:
+    """Who listens on a port, as far as this user may see."""
+    with contextlib.suppress(psutil.Error):
+        for held in psutil.net_connections("tcp"):
+            if held.status == psutil.CONN_LISTEN and held.laddr.port == port and held.pid:
+                command = " ".join(psutil.Process(held.pid).cmdline())[:120]
+                return f"; it is held by process {held.pid} ({command}). Stop it, or choose another with PORT="
+    return "; choose another with PORT="
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _tell_absent(config: Config, found: dict[str, bool], tell: Callable[[str], None]) -> None:
+    for name, present in found.items():
+        if not present:
+            tier = config.tier(name.split("/")[0])
+            tell(f"tier '{tier.name}' has no key and is absent: its requests are answered by the others, and say so")
+
+
+def _environment(config: Config, runtime: Runtime, sockets: Path) -> None:
+    """Every process of the cluster inherits this environment: no secrets, and nothing shared with another instance."""
+    clean = without_secrets(dict(os.environ), config)
+    os.environ.clear()
+    os.environ.update(clean)
+    os.environ.update(
+        {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH", "")])),
+            "PROMETHEUS_MULTIPROC_DIR": str(runtime.metrics),
+            # Without it a killed engine replica leaves vLLM's processes alive, holding the GPU's memory.
+            "RAY_process_group_cleanup_enabled": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+    )
+    if config.serve.haproxy is False or not haproxy.available():
+        return
+    wrapper = haproxy.write_wrapper(sockets, config.listen.host, config.listen.port)
+    os.environ.update(haproxy.environment(sockets, wrapper, free_port(), free_port()))
+
+
+def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Phases, stop: threading.Event) -> None:
+    import ray  # reads its switches from the environment when imported: not before they are set
+    from ray import serve
+
+    from serving.application import applications
+
+    with phases.phase("starting Ray"):
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=max(4, os.cpu_count() or 1),
+            log_to_driver=False,
+            logging_level="error",
+            _node_ip_address="127.0.0.1",
+        )
+        proxied = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+        serve.start(
+            # Behind HAProxy everything of Ray's stays on loopback; only HAProxy's own socket is bound to `host`.
+            http_options={"host": "127.0.0.1" if proxied else config.listen.host, "port": config.listen.port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+    serve.run_many(
+        [serve.RunTarget(app, name=name, route_prefix=prefix) for name, prefix, app in applications(config, runtime, plan)],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+    with phases.phase("starting the gateway"):
+        _wait_for("gateway", 120.0, stop)
+    if plan is not None:
+        with phases.phase(f"loading {plan.model} into vLLM and warming it up"):
+            _wait_for("engine", float(config.serve.engine_start_s), stop)
+
+
+def _wait_for(application: str, limit_s: float, stop: threading.Event) -> None:
+    """Until an application runs. Raises StartError with what Ray knows of its failure."""
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    until_s = time.monotonic() + limit_s
+    while not stop.wait(0.25):
+        state = serve.status().applications.get(application)
+        if state is not None and state.status == ApplicationStatus.RUNNING:
+            return
+        failed = state is not None and state.status == ApplicationStatus.DEPLOY_FAILED
+        if failed or time.monotonic() > until_s:
+            why = _reason(state) if state is not None else "it never appeared"
+            raise StartError(f"the {application} did not start: {why}")
+
+
+def _reason(state: Any) -> str:
+    """The most telling line Ray kept of a failed start: the last one of a traceback."""
+    messages = [d.message for d in state.deployments.values() if d.message] or [state.message]
+    lines = [line.strip() for line in "\n".join(messages).splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line or "error" in line]
+    return (errors or lines or ["unknown; see /tmp/ray/session_latest/logs/serve"])[-1]
+
+
+def _announce(config: Config, runtime: Runtime, phases: Phases) -> None:
+    host = config.listen.host if config.listen.host not in ("0.0.0.0", "::") else "127.0.0.1"
+    url = f"http://{host}:{config.listen.port}"
+    ready_s = round(time.monotonic() - phases.started_s, 1)
+    record = {"url": url, "pid": os.getpid(), "ready_s": ready_s, "phases_s": phases.taken_s}
+    (runtime.run / "instance.json").write_text(json.dumps(record), encoding="utf-8")
+    key = ' -H "Authorization: Bearer $FARTHING_KEY"' if config.auth_required else ""
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "What is a farthing?"}]})
+    print(f"ready {url}  (after {ready_s} s)")
+    print(f"try:  curl -s {url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'", flush=True)
+    for tier in config.tiers:
+        if tier.local:
+            print(f"engine route (internal token needed): {url}{engine_prefix(tier.name)}/v1", flush=True)
+
+
+def _watch(stop: threading.Event) -> None:
+    while not stop.wait(1.0):
+        pass
+
+
+def _end() -> None:
+    """Drain, shut down, and end whatever of ours is still there."""
+    import ray
+    from ray import serve
+
+    mine = psutil.Process().children(recursive=True)
+    if ray.is_initialized():
+        with contextlib.suppress(Exception):  # the edge of the process: end what can be ended
+            serve.shutdown()
+        ray.shutdown()
+    _, alive = psutil.wait_procs(mine, timeout=LEFTOVER_WAIT_S)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=LEFTOVER_WAIT_S)
+    # Ray leaves a folder for each start (logs, sockets); ours carries our process id in its name.
+    for folder in Path("/tmp/ray").glob(f"session_*_{os.getpid()}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def say(text: str) -> None:
+    print(f"farthing: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,118 @@
+"""Where one running instance keeps its things, and how its processes find each other. Plain values, picklable.
+
+    <state>/                 ledger.db, journal/, cache.db, models/, artifacts/       kept
+    <state>/run/             lock, instance.json, engine.token, secrets/, metrics/    made anew at every start, 0700
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import ConfigError
+from serving.config import Config, HttpBackend
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Paths and addresses of one instance."""
+
+    state: Path
+    base_url: str
+    metrics_in_service: bool
+    admin_port: int | None = None
+
+    @property
+    def run(self) -> Path:
+        return self.state / "run"
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "journal"
+
+    @property
+    def cache_file(self) -> Path:
+        return self.state / "cache.db"
+
+    @property
+    def metrics(self) -> Path:
+        return self.run / "metrics"
+
+    @property
+    def engine_token_file(self) -> Path:
+        return self.run / "engine.token"
+
+    def engine_url(self, tier: str) -> str:
+        return f"{self.base_url}{engine_prefix(tier)}/v1"
+
+    def secret_file(self, backend_name: str) -> Path:
+        return self.run / "secrets" / backend_name.replace("/", "-")
+
+
+def engine_prefix(tier: str) -> str:
+    return f"/engine/{tier}"
+
+
+def fresh_run_folder(runtime: Runtime) -> None:
+    """Empty the run folder (its lock stays) and make what every process of the instance needs."""
+    for entry in runtime.run.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != "lock":
+            entry.unlink()
+    runtime.metrics.mkdir()
+    (runtime.run / "secrets").mkdir(mode=0o700)
+    write_secret(runtime.engine_token_file, secrets.token_urlsafe(32))
+
+
+def write_secret(path: Path, value: str) -> None:
+    """Write a file nobody else can read, whatever the umask."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(value)
+
+
+def read_secret(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
+
+
+def collect_key(backend: HttpBackend, environ: dict[str, str]) -> str | None:
+    """The key a backend is configured to use; None when its place is empty. Raises ConfigError on an open file."""
+    if backend.key_file is not None:
+        if not backend.key_file.is_file():
+            return None
+        if backend.key_file.stat().st_mode & 0o077:
+            raise ConfigError(f"{backend.key_file}: others can read this key; run: chmod 600 {backend.key_file}")
+        return read_secret(backend.key_file) or None
+    return environ.get(backend.key_env or "") or None
+
+
+def store_keys(config: Config, runtime: Runtime, environ: dict[str, str]) -> dict[str, bool]:
+    """Put every backend's key into a file of its own; returns by backend name whether there is one.
+
+    Raises ConfigError for a tier that needs its key and is not optional.
+    """
+    found: dict[str, bool] = {}
+    for tier in config.tiers:
+        for index, backend in enumerate(tier.backends):
+            if not isinstance(backend, HttpBackend) or not backend.wants_key:
+                continue
+            name = f"{tier.name}/{index}"
+            key = collect_key(backend, environ)
+            found[name] = key is not None
+            if key is not None:
+                write_secret(runtime.secret_file(name), key)
+            elif not tier.optional:
+                place = backend.key_env or backend.key_file
+                raise ConfigError(f"tier '{tier.name}': no key in {place}; set it, or mark the tier `optional: true`")
+    return found
+
+
+def without_secrets(environ: dict[str, str], config: Config) -> dict[str, str]:
+    """The environment that may reach Ray: every process of the cluster inherits it, and its dashboard can show it."""
+    named = {b.key_env for t in config.tiers for b in t.backends if isinstance(b, HttpBackend) and b.key_env}
+    endings = ("_API_KEY", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY", "_PASSWORD", "_TOKEN")
+    return {k: v for k, v in environ.items() if k not in named and not k.upper().endswith(endings)}

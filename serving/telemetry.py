@@ -1,0 +1,210 @@
+"""Metrics, in prometheus_client's multiprocess mode: every process writes its own files, `/metrics` adds them up.
+
+The mode is chosen by PROMETHEUS_MULTIPROC_DIR, which the composition root sets before any replica starts. Owns the
+names, labels and help texts (docs/metrics.md lists them; a test holds the two together). Knows nothing of requests
+beyond the row it is given.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from models.errors import FarthingError
+from serving.ledger.row import Row
+
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+BREAKER_LEVELS = {"closed": 0, "half_open": 1, "open": 2}
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(directory: Path) -> bytes:
+    """The whole service's metrics in Prometheus text format, summed over all processes that wrote to `directory`."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def forget_process(pid: int) -> None:
+    """Take a dead process's gauges out of the sums (its counters stay: what was counted happened)."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+class GatewayMetrics:
+    """What a gateway replica counts. Implements models.backend.UpstreamObserver."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests by how they ended", "route", "reason", "status")
+        self._tokens = self._counter("tokens", "Tokens by kind", "route", "model", "kind")
+        self._cost = self._counter("cost_usd", "What requests cost, by part", "route", "model", "part")
+        self._saved = self._counter("saved_usd", "What the same tokens would have cost more", "baseline")
+        self._latency = self._histogram("request_duration_seconds", "From admission to the last byte", "route", "stream")
+        self._ttft = self._histogram("time_to_first_token_seconds", "From admission to the first content", "route")
+        self._cache = self._counter("cache_events", "What the exact cache did", "event")
+        self._in_flight = self._gauge("in_flight_requests", "Requests being answered", "livesum")
+        self._unauthenticated = self._counter("unauthenticated", "Requests refused before a key was known", "code")
+        self._upstream_errors = self._counter("upstream_errors", "Failed calls to a backend", "backend", "code")
+        self._retries = self._counter("upstream_retries", "Calls asked again", "backend")
+        self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", "livemax", "backend")
+        self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
+        self._journal = self._counter("journal_errors", "Journal lines that could not be written")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"farthing_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
+        return Gauge(f"farthing_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=LATENCY_BUCKETS_S)
+
+    def started(self) -> None:
+        self._in_flight.inc()
+
+    def ended(self) -> None:
+        self._in_flight.dec()
+
+    def settled(self, row: Row) -> None:
+        """Count one closed row: the only place where requests, tokens and money are counted."""
+        route = row.route or "none"
+        self._requests.labels(route, row.reason or row.error_code or "none", row.status).inc()
+        self._latency.labels(route, "yes" if row.stream else "no").observe(row.latency_ms / 1000)
+        if row.ttft_ms is not None:
+            self._ttft.labels(route).observe(row.ttft_ms / 1000)
+        tokens = {
+            "input": row.input_tokens - row.cached_input_tokens,
+            "cached_input": row.cached_input_tokens,
+            "output": row.output_tokens,
+        }
+        for kind, count in tokens.items():
+            if count > 0:
+                self._tokens.labels(route, row.model, kind).inc(count)
+        parts = {
+            "input": row.cost_input_nusd + row.cost_cached_input_nusd + row.cost_cache_write_nusd,
+            "output": row.cost_output_nusd,
+            "wasted": row.cost_wasted_nusd,
+        }
+        for part, nusd in parts.items():
+            if nusd:
+                self._cost.labels(route, row.model, part).inc(nusd / 1e9)
+        for baseline, would in (("all_frontier", row.all_frontier_nusd), ("all_cheapest", row.all_cheapest_nusd)):
+            if would is not None and would > row.cost_nusd:
+                self._saved.labels(baseline).inc((would - row.cost_nusd) / 1e9)
+
+    def cache(self, event: str) -> None:
+        self._cache.labels(event).inc()
+
+    def unauthenticated(self, code: str) -> None:
+        self._unauthenticated.labels(code).inc()
+
+    def router_fell_back(self, cause: str) -> None:
+        self._router.labels(cause).inc()
+
+    def journal_failed(self) -> None:
+        self._journal.inc()
+
+    def upstream_error(self, backend: str, error: FarthingError) -> None:
+        self._upstream_errors.labels(backend, error.code).inc()
+
+    def retried(self, backend: str, attempt: int, wait_s: float) -> None:  # noqa: ARG002 - the observer's shape
+        self._retries.labels(backend).inc()
+
+    def breaker_changed(self, backend: str, state: str) -> None:
+        self._breaker.labels(backend).set(BREAKER_LEVELS[state])
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One GPU as NVML shows it."""
+
+    index: int
+    utilisation: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    power_w: float
+
+
+class NodeMetrics:
+    """What the one ledger process of a node publishes: the ledger itself and the GPUs."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        mode = "mostrecent"
+        self._rows = Counter("farthing_ledger_rows", "Rows closed in the ledger", registry=registry)
+        self._lost = Counter("farthing_ledger_lost", "Rows closed as lost with their replica", registry=registry)
+        self._corrupt = Counter("farthing_ledger_corrupt_lines", "Journal lines skipped", registry=registry)
+        self._lag = Gauge("farthing_ledger_lag_bytes", "Journal not yet read", registry=registry, multiprocess_mode=mode)
+        gpu = {"labelnames": ("gpu",), "registry": registry, "multiprocess_mode": mode}
+        self._util = Gauge("farthing_gpu_utilisation_ratio", "Share of time the GPU was busy (NVML)", **gpu)  # type: ignore[arg-type]
+        self._used = Gauge("farthing_gpu_memory_used_bytes", "GPU memory in use (NVML)", **gpu)  # type: ignore[arg-type]
+        self._total = Gauge("farthing_gpu_memory_total_bytes", "GPU memory (NVML)", **gpu)  # type: ignore[arg-type]
+        self._power = Gauge("farthing_gpu_power_watts", "Power drawn (NVML)", **gpu)  # type: ignore[arg-type]
+
+    def ingested(self, rows: int, lost: int, corrupt: int, lag_bytes: int) -> None:
+        self._rows.inc(rows)
+        self._lost.inc(lost)
+        self._corrupt.inc(corrupt)
+        self._lag.set(lag_bytes)
+
+    def gpu(self, reading: GpuReading) -> None:
+        index = str(reading.index)
+        self._util.labels(index).set(reading.utilisation)
+        self._used.labels(index).set(reading.memory_used_bytes)
+        self._total.labels(index).set(reading.memory_total_bytes)
+        self._power.labels(index).set(reading.power_w)
+
+
+class EngineMetrics:
+    """What an engine replica publishes of vLLM's own scheduler."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+
+        def gauge(name: str, text: str, mode: str = "livesum") -> Gauge:
+            return Gauge(f"farthing_engine_{name}", text, ("model",), registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"farthing_engine_{name}", text, ("model",), registry=registry)
+
+        self.running = gauge("running_requests", "Requests vLLM is decoding")
+        self.waiting = gauge("waiting_requests", "Requests in vLLM's queue")
+        self.kv_used = gauge("kv_cache_usage_ratio", "Share of KV-cache blocks in use", "livemax")
+        self.prefix_hits = counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache")
+        self.prefix_queries = counter("prefix_cache_queried_tokens", "Prompt tokens looked up in the prefix cache")
+        self.generated = counter("generated_tokens", "Tokens generated")
+        self.preemptions = counter("preemptions", "Requests preempted for want of KV blocks")
+
+
+def read_gpus() -> list[GpuReading]:
+    """All NVIDIA GPUs of this node; empty without a driver."""
+    import pynvml  # heavy and only here: it loads the driver's library
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        return [_reading(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _reading(pynvml: object, index: int) -> GpuReading:
+    nvml: object = pynvml
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)  # type: ignore[attr-defined]
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[attr-defined]
+    return GpuReading(
+        index=index,
+        utilisation=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,  # type: ignore[attr-defined]
+        memory_used_bytes=int(memory.used),
+        memory_total_bytes=int(memory.total),
+        power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,  # type: ignore[attr-defined]
+    )

@@ -1,0 +1,435 @@
+"""The exact cache: hits, bounds, and deletions that hold in every process whatever is killed or damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from models.errors import StartError
+from models.types import Usage
+from serving.cache.exact import CacheLimits, Entry, ExactCache
+from serving.cache.store import Store
+
+ROOT = Path(__file__).parents[2]
+USAGE = Usage(input_tokens=3, cached_input_tokens=1, output_tokens=5)
+
+
+def entry(name: str, tenant: str = "t", size: int = 10, created_at_s: float | None = None) -> Entry:
+    created = time.time() if created_at_s is None else created_at_s
+    return Entry(name.encode(), tenant, "small", "m", "chat/completions", b"x" * size, USAGE, created, 42)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "exact.sqlite"
+
+
+def store(path: Path, max_bytes: int = 10**7, ttl_s: float = 3600.0) -> Store:
+    return Store(path, max_bytes, ttl_s)
+
+
+def in_another_process(path: Path, body: str) -> subprocess.Popen[str]:
+    lines = [
+        "import sys, time",
+        "from pathlib import Path",
+        "from models.types import Usage",
+        "from serving.cache.store import Entry, Store",
+        "store = Store(Path(sys.argv[1]), 10**7, 3600.0)",
+        body,
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines), str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+async def test_what_was_put_is_got_at_once_and_after_a_restart(path: Path) -> None:
+    first = await ExactCache.open(path)
+    put = entry("k", size=1000)
+    assert await first.get(b"k") is None
+    first.put(put, first.epoch())
+    assert await first.get(b"k") is put
+    await first.close()
+
+    again = await ExactCache.open(path)
+    assert await again.get(b"k") == put
+    assert await again.get(b"k") == put
+    counts = await again.stats()
+    assert (counts["file_hits"], counts["memory_hits"], counts["entries"]) == (1, 1, 1)
+    await again.close()
+
+
+async def test_replicas_share_what_either_stored(path: Path) -> None:
+    one, other = await ExactCache.open(path), await ExactCache.open(path)
+    one.put(entry("k"), one.epoch())
+    await one.flush()
+    assert await other.get(b"k") is not None
+    await one.close()
+    await other.close()
+
+
+async def test_a_later_answer_replaces_the_earlier_also_within_one_batch(path: Path) -> None:
+    cache = await ExactCache.open(path)
+    cache.put(entry("k", size=10), cache.epoch())
+    cache.put(entry("k", size=20), cache.epoch())
+    await cache.flush()
+    cache.put(entry("k", size=30), cache.epoch())
+    stats = await cache.stats()
+    assert (stats["entries"], stats["bytes"]) == (1, entry("k", size=30).size)
+    await cache.close()
+    with store(path) as file:
+        found = file.get(b"k")
+        assert found is not None
+        assert len(found.body) == 30
+
+
+async def test_the_age_counts_from_creation_and_no_hit_renews_it(path: Path) -> None:
+    clock = Clock()
+    cache = await ExactCache.open(path, CacheLimits(ttl_s=60.0), clock)
+    cache.put(entry("k", created_at_s=clock()), cache.epoch())
+    for _ in range(5):
+        clock.now_s += 11
+        assert await cache.get(b"k") is not None
+        await cache.flush()
+    clock.now_s += 5
+    assert await cache.get(b"k") is None
+    cache.put(entry("other", created_at_s=clock()), cache.epoch())
+    assert (await cache.stats())["entries"] == 1  # the expired one is gone from the file
+    await cache.close()
+
+
+async def test_memory_keeps_the_recently_used_within_its_bytes(path: Path) -> None:
+    size = entry("x").size
+    cache = await ExactCache.open(path, CacheLimits(memory_bytes=3 * size))
+    for name in "abc":
+        cache.put(entry(name), cache.epoch())
+    await cache.get(b"a")
+    cache.put(entry("d"), cache.epoch())
+    stats = await cache.stats()
+    assert (stats["memory_entries"], stats["memory_bytes"], stats["entries"]) == (3, 3 * size, 4)
+    before = stats["memory_hits"]
+    assert await cache.get(b"a") is not None
+    assert (await cache.stats())["memory_hits"] == before + 1
+    assert await cache.get(b"b") is not None  # from the file
+    assert (await cache.stats())["file_hits"] == 1
+    await cache.close()
+
+
+async def test_an_answer_over_the_entry_bound_is_not_kept(path: Path) -> None:
+    cache = await ExactCache.open(path, CacheLimits(max_entry_bytes=1000))
+    cache.put(entry("k", size=2000), cache.epoch())
+    assert await cache.get(b"k") is None
+    assert (await cache.stats())["too_large"] == 1
+    await cache.close()
+
+
+def test_the_file_is_bounded_and_the_longest_unused_go_first(path: Path) -> None:
+    clock, size = Clock(), entry("x", size=1000).size
+    with Store(path, 10 * size, 10**9, clock) as file:
+        for number in range(10):
+            clock.now_s += 1
+            file.write([(entry(f"k{number}", size=1000), 0)])
+        clock.now_s += 1
+        file.write([(entry("new", size=1000), 0)], used=[b"k0"])
+        entries, total = file.size()
+        assert total <= 9 * size
+        assert (entries, total) == (total // size, entries * size)
+        assert [file.get(name) is not None for name in (b"k0", b"new", b"k9", b"k1", b"k2")] == [True] * 3 + [False] * 2
+
+
+async def test_a_deletion_holds_at_once_in_every_replica(path: Path) -> None:
+    one, other = await ExactCache.open(path), await ExactCache.open(path)
+    for name, tenant in (("a", "acme"), ("b", "acme"), ("c", "umbra")):
+        one.put(entry(name, tenant), one.epoch())
+    await one.flush()
+    for name in (b"a", b"b", b"c"):
+        assert await other.get(name) is not None
+    assert await one.delete_entry(b"a") == 1
+    assert (await other.get(b"a"), await one.get(b"a")) == (None, None)
+    assert await other.delete_tenant("acme") == 1
+    assert (await one.get(b"b"), await other.get(b"b")) == (None, None)
+    assert await one.get(b"c") is not None
+    assert await one.delete_all() == 1
+    assert (await one.get(b"c"), await other.get(b"c")) == (None, None)
+    assert await one.delete_entry(b"a") == 0
+    await one.close()
+    await other.close()
+
+
+async def test_a_deletion_by_another_process_holds_at_once(path: Path) -> None:
+    cache = await ExactCache.open(path)
+    cache.put(entry("k", "acme"), cache.epoch())
+    await cache.flush()
+    command = in_another_process(path, "print(store.delete_tenant('acme'))")
+    assert await asyncio.to_thread(command.communicate) == ("1\n", None)
+    assert await cache.get(b"k") is None
+    await cache.close()
+
+
+async def test_an_answer_in_flight_during_a_deletion_is_never_stored(path: Path) -> None:
+    one, other = await ExactCache.open(path), await ExactCache.open(path)
+    began = one.epoch()
+    one.put(entry("waiting", "acme"), began)  # in memory, not yet in the file
+    await other.delete_tenant("acme")
+    assert await one.get(b"any") is None  # the deletion is noticed, and memory is empty
+    one.put(entry("late", "acme"), began)
+    assert (await one.get(b"waiting"), await one.get(b"late")) == (None, None)
+    stats = await one.stats()
+    assert (stats["refused"], stats["entries"]) == (2, 0)
+    one.put(entry("fresh", "acme"), one.epoch())
+    assert (await one.stats())["entries"] == 1
+    await one.close()
+    await other.close()
+
+
+def test_the_file_itself_refuses_an_answer_from_before_a_deletion(path: Path) -> None:
+    """What the memory-mapped number does not say yet, the transaction still knows."""
+    with store(path) as file, store(path) as other:
+        began = file.epoch()
+        other.delete_all()
+        assert file.write([(entry("old"), began), (entry("new"), file.epoch())]) == 1
+        assert (file.get(b"old"), file.get(b"new") is not None) == (None, True)
+
+
+async def test_a_read_that_a_deletion_overtook_is_a_miss_and_stays_one(path: Path) -> None:
+    with store(path) as other:
+        cache = await ExactCache.open(path)
+        cache.put(entry("k"), cache.epoch())
+        await cache.close()
+        cache = await ExactCache.open(path)
+        reading = asyncio.create_task(cache.get(b"k"))
+        await asyncio.sleep(0)  # the read is with the thread
+        time.sleep(0.05)  # noqa: ASYNC251  it has read the row, and the loop has not heard of it
+        other.delete_all()
+        assert await reading is None
+        assert await cache.get(b"k") is None
+        await cache.close()
+
+
+def test_a_deleter_killed_before_it_could_tell_is_made_good_by_the_next_write(path: Path) -> None:
+    with store(path) as file:
+        raw = sqlite3.connect(path)
+        raw.execute("UPDATE meta SET epoch = epoch + 1")
+        raw.commit()
+        raw.close()
+        assert file.write([(entry("old"), file.epoch())]) == 1
+        assert file.epoch() == 1
+        assert file.write([(entry("new"), file.epoch())]) == 0
+
+
+def test_deleted_text_is_in_no_file(path: Path) -> None:
+    secret = b"the secret of acme " * 50
+    with store(path) as file:
+        file.write([(Entry(b"k", "acme", "s", "m", "e", secret, USAGE, time.time(), 0), 0)])
+        assert any(b"secret of acme" in part.read_bytes() for part in path.parent.iterdir())
+        path.with_name(path.name + ".unreadable").write_bytes(secret)
+        file.delete_tenant("acme")
+        assert not any(b"secret of acme" in part.read_bytes() for part in path.parent.iterdir())
+
+
+def test_the_files_are_for_their_owner_only(path: Path) -> None:
+    with store(path) as file:
+        file.write([(entry("k"), 0)])
+        modes = {part.name: stat.S_IMODE(part.stat().st_mode) for part in path.parent.iterdir()}
+    assert len(modes) >= 3
+    assert set(modes.values()) == {0o600}
+
+
+WRITE_FOR_EVER = """
+for n in range(10**9):
+    batch = [Entry(b"%d-%d" % (n, i), "t", "s", "m", "e", b"x" * 3000, Usage(), time.time(), 0) for i in range(20)]
+    store.write([(one, store.epoch()) for one in batch])
+    print(n, flush=True)
+"""
+
+
+def test_a_kill_while_writing_leaves_whole_batches(path: Path) -> None:
+    for round_ in range(5):
+        writer = in_another_process(path, WRITE_FOR_EVER)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.005 * round_)
+        writer.send_signal(signal.SIGKILL)
+        written = writer.stdout.read().count("\n") + 1
+        writer.wait()
+        with store(path) as file:
+            assert not path.with_name(path.name + ".unreadable").exists()
+            entries, total = file.size()
+            assert entries % 20 == 0
+            assert entries >= min(20 * written, 20)
+            assert total == entries * entry("x", size=3000).size
+            assert file.get(b"0-19") is not None
+            assert file.delete_all() == entries
+
+
+async def test_the_lock_holds_others_off_until_its_holder_is_killed(path: Path) -> None:
+    holder = in_another_process(path, "with store._epoch.locked():\n  print('held', flush=True)\n  time.sleep(60)")
+    assert holder.stdout is not None
+    assert await asyncio.to_thread(holder.stdout.readline) == "held\n"
+    opening = asyncio.create_task(ExactCache.open(path))
+    await asyncio.sleep(0.2)
+    assert not opening.done()
+    holder.kill()
+    await asyncio.to_thread(holder.communicate)
+    cache = await opening
+    assert await cache.delete_all() == 0
+    await cache.close()
+
+
+@pytest.mark.parametrize("damage", [b"not a database, not at all" * 100, b"SQLite format 3\x00" + b"\xff" * 5000])
+def test_a_file_that_cannot_be_read_is_set_aside_and_a_new_one_begun(
+    path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin_with(path, damage)
+    with store(path) as file:
+        file.write([(entry("k"), file.epoch())])
+        assert file.get(b"k") is not None
+    assert path.with_name(path.name + ".unreadable").read_bytes() == damage
+    assert "set aside" in caplog.text
+
+
+def test_a_cache_of_another_format_is_set_aside(path: Path) -> None:
+    with store(path) as file:
+        file.write([(entry("k"), 0)])
+    raw = sqlite3.connect(path)
+    raw.execute("PRAGMA user_version = 99")
+    raw.close()
+    with store(path) as file:
+        assert file.get(b"k") is None
+
+
+async def test_another_programs_database_is_left_alone(path: Path) -> None:
+    begin_with(path, b"")
+    raw = sqlite3.connect(path)
+    raw.execute("CREATE TABLE ledger (row TEXT)")
+    raw.execute("INSERT INTO ledger VALUES ('kept')")
+    raw.commit()
+    raw.close()
+    with pytest.raises(StartError, match="another program's database"):
+        await ExactCache.open(path)
+    raw = sqlite3.connect(path)
+    assert raw.execute("SELECT row FROM ledger").fetchall() == [("kept",)]
+    raw.close()
+
+
+def begin_with(path: Path, data: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(data)
+
+
+def set_aside(path: Path) -> None:
+    path.replace(path.with_name("aside"))
+
+
+def spoil(path: Path) -> None:
+    """Overwrite every page but the first, as a failing disk would."""
+    raw = sqlite3.connect(path)
+    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw.close()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+
+
+async def test_damage_met_while_running_is_a_miss_and_then_a_new_file(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await ExactCache.open(path, CacheLimits(memory_bytes=0))
+    other = await ExactCache.open(path, CacheLimits(memory_bytes=0))
+    for number in range(100):
+        one.put(entry(f"k{number}", size=3000), one.epoch())
+    await one.flush()
+    await one.close()
+    spoil(path)
+    assert await other.get(b"k5") is None
+    assert "set aside" in caplog.text
+    other.put(entry("new"), other.epoch())
+    await other.flush()
+    assert await other.get(b"new") is not None
+    await other.close()
+
+
+async def test_who_still_holds_a_file_that_was_set_aside_moves_to_the_new_one(path: Path) -> None:
+    one, other = await ExactCache.open(path), await ExactCache.open(path)
+    set_aside(path)
+    with store(path) as new:
+        one.put(entry("k"), one.epoch())
+        await one.flush()
+        assert new.get(b"k") is not None
+        assert await other.get(b"k") is not None
+        assert new.delete_all() == 1
+        assert (await one.get(b"k"), await other.get(b"k")) == (None, None)
+    await one.close()
+    await other.close()
+
+
+async def test_a_file_that_is_locked_costs_misses_and_no_request(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.cache.store._BUSY_TIMEOUT_S", 0.05)
+    cache = await ExactCache.open(path)
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("BEGIN EXCLUSIVE")
+    cache.put(entry("k"), cache.epoch())
+    assert (await cache.stats())["writes_failed"] == 1
+    assert await cache.get(b"k") is not None  # from memory
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        await cache.delete_all()
+    raw.execute("ROLLBACK")
+    raw.close()
+    assert await cache.delete_all() == 0
+    await cache.close()
+
+
+async def test_a_folder_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartError, match="cannot open the exact cache"):
+        await ExactCache.open(tmp_path / "file" / "exact.sqlite")
+
+
+async def test_two_processes_that_meet_a_damaged_file_begin_one_new_file(path: Path) -> None:
+    begin_with(path, b"damaged" * 1000)
+    script = (
+        "store.write([(Entry(str(__import__('os').getpid()).encode(),'t','s','m','e',b'',Usage(),time.time(),0), 0)])"
+    )
+    both = [in_another_process(path, script) for _ in range(2)]
+    for process in both:
+        await asyncio.to_thread(process.communicate)
+        assert process.returncode == 0
+    with store(path) as file:
+        assert file.size()[0] == 2
+        assert all(file.get(str(process.pid).encode()) is not None for process in both)
+
+
+async def test_putting_and_getting_never_wait_for_the_file(path: Path) -> None:
+    """With the thread held up, a put returns and the answer is served."""
+    cache = await ExactCache.open(path)
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("BEGIN EXCLUSIVE")
+    cache.put(entry("a"), cache.epoch())
+    flushing = asyncio.create_task(cache.flush())
+    await asyncio.sleep(0.02)
+    cache.put(entry("b"), cache.epoch())
+    started = asyncio.get_running_loop().time()
+    assert await cache.get(b"a") is not None
+    assert await cache.get(b"b") is not None
+    assert asyncio.get_running_loop().time() - started < 0.5
+    assert not flushing.done()
+    raw.execute("ROLLBACK")
+    raw.close()
+    await flushing
+    await cache.close()
