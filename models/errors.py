@@ -13,7 +13,7 @@ FarthingError                    http  code                          who is at f
 │   ├── RateLimited              429   rate_limit_exceeded
 │   └── BudgetExceeded           429   insufficient_quota
 ├── UpstreamError                                                    a backend; another backend or tier may do
-│   ├── Overloaded               503   overloaded                    its queue or our quota there is full; honours Retry-After
+│   ├── Overloaded               503   overloaded                    its queue or our quota there is full
 │   ├── Unavailable              502   upstream_unavailable          no connection, 5xx
 │   ├── UpstreamTimeout          504   upstream_timeout
 │   ├── ProtocolViolation        502   upstream_protocol             it answered what cannot be read

@@ -2,7 +2,7 @@
 
     artifacts/
       current -> 2026-11-24-a1b2c3      a symbolic link, replaced by rename
-      2026-11-24-a1b2c3/manifest.json   {"kind", "version", "created", "encoder_sha256", "data_sha256", "metrics", "files": {name: sha256}}
+      2026-11-24-a1b2c3/manifest.json   kind, version, encoder, data, metrics, hashes of files
 
 A writer fills a new folder and then swaps the pointer; a reader sees the old artifact or the new one, never a mixture.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,13 +56,13 @@ def point_to(root: Path, version: str) -> None:
         raise ConfigError(f"there is no artifact {version} in {root}")
     link = root / f".current-{uuid.uuid4().hex}"
     link.symlink_to(version)
-    os.replace(link, root / "current")
+    link.replace(root / "current")
 
 
 def current_version(root: Path) -> str:
     """The version the pointer names, empty without one. One `readlink`: cheap enough to ask every second."""
     try:
-        return os.readlink(root / "current")
+        return str((root / "current").readlink())
     except OSError:
         return ""
 

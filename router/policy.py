@@ -41,7 +41,7 @@ def obstacle(tier: TierFacts, facts: Facts) -> str | None:
 
 
 def order_from(wanted: int, count: int) -> list[int]:
-    """The wanted tier, then stronger ones upwards, then weaker ones downwards: never weaker while a stronger may answer."""
+    """The wanted tier, then stronger ones upwards, then weaker ones: never weaker while a stronger may answer."""
     return [wanted, *range(wanted + 1, count), *range(wanted - 1, -1, -1)]
 
 

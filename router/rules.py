@@ -33,7 +33,7 @@ _MATHS = re.compile(
     r"\\(frac|int|sum|sqrt)|[∑∫√≤≥]|\b(prove|proof|theorem|integral|derivative|equation|probability)\b", re.I
 )
 _REASON = re.compile(
-    r"\b(step by step|analy[sz]e|compare|trade-?offs?|design|architect|refactor|debug|optimi[sz]e|strategy|why|explain how)\b",
+    r"\b(step by step|analy[sz]e|compare|trade-?offs?|design|architect|refactor|debug|optimi[sz]e|why|explain how)\b",
     re.IGNORECASE,
 )
 _CONSTRAINT = re.compile(

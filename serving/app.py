@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-
-from models.backend import Backend
 from models.breaker import BreakerPolicy
 from models.pool import Pool
-from models.prices import Price, PriceBook
 from models.retry import RetryPolicy
-from models.types import Capabilities
-from models.upstream.anthropic import AnthropicBackend
 from models.upstream.openai import OpenAIBackend, make_session
+
+from models.backend import Backend
+from models.prices import Price, PriceBook
+from models.types import Capabilities
 from router.artifacts import current_version
 from router.decision import Decider, Decision, Facts
 from router.policy import RuleDecider, TierFacts
@@ -73,11 +71,12 @@ def policy_version(config: Config) -> Callable[[], str]:
     """The version of what decides: the rules' own, and the artifact loaded. Looked up at most once a second."""
     rules = build_decider(config).version
     root = config.routing.artifacts
-    seen = [float("-inf"), ""]
+    seen: tuple[float, str] = (float("-inf"), "")
 
     def version() -> str:
-        if root is not None and time.monotonic() - float(seen[0]) > ARTIFACT_LOOK_S:
-            seen[:] = [time.monotonic(), current_version(root)]
+        nonlocal seen
+        if root is not None and time.monotonic() - seen[0] > ARTIFACT_LOOK_S:
+            seen = (time.monotonic(), current_version(root))
         return f"{rules}+{seen[1]}" if seen[1] else rules
 
     return version
@@ -171,7 +170,7 @@ def _leases(call: LeaseCall) -> LeaseCall:
     async def lease(request: LeaseRequest) -> Lease:
         try:
             return await call(request)
-        except Exception as exc:  # noqa: BLE001 - the edge to another process: whatever broke, the answer is "not there"
+        except Exception as exc:
             raise LedgerUnreachable(f"the ledger process did not answer: {type(exc).__name__}") from exc
 
     return lease
@@ -189,7 +188,9 @@ def build_tiers(config: Config, runtime: Runtime, session: aiohttp.ClientSession
         for index, backend in enumerate(tier.backends):
             name = f"{tier.name}/{index}"
             prices[name] = local.price if isinstance(backend, EngineBackend) and local else _price(book, tier, backend)
-            models.append(local.model if isinstance(backend, EngineBackend) and local else getattr(backend, "model", ""))
+            models.append(
+                local.model if isinstance(backend, EngineBackend) and local else getattr(backend, "model", "")
+            )
             made = _backend(name, tier, backend, runtime, session, local)
             if made is not None:
                 backends.append(made)
@@ -223,6 +224,10 @@ def _price(book: PriceBook, tier: Tier, backend: Any) -> Price:
     if isinstance(tier.price, TokenPrice):
         return tier.price
     return book.price_of(tier.price_ref or backend.model, tier.price_provider)
+
+
+def _model(backend: Any) -> str:
+    return str(backend.model)
 
 
 def _capabilities(tier: Tier, local: LocalFacts | None) -> Capabilities:
@@ -265,7 +270,9 @@ def _backend(
     key = _KeyFile(runtime.secret_file(name)) if backend.wants_key else None
     if key is not None and not key.path.is_file():
         return None
-    kind = AnthropicBackend if backend.wire == "anthropic" else OpenAIBackend
+    kind: Any = OpenAIBackend
+    if backend.wire == "anthropic":
+        from models.upstream.anthropic import AnthropicBackend as kind
     return kind(
         name,
         backend.url,
@@ -288,7 +295,7 @@ class _KeyFile:
     _mtime_ns: int = -1
 
     def __call__(self) -> str:
-        mtime_ns = os.stat(self.path).st_mtime_ns
+        mtime_ns = self.path.stat().st_mtime_ns
         if mtime_ns != self._mtime_ns:
             self._value, self._mtime_ns = read_secret(self.path), mtime_ns
         return self._value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ray import serve
+
 from serving.config import Config
 from serving.deployments import Engine, Gateway, Ledger, Router
 from serving.engine_plan import EnginePlan
@@ -14,7 +16,7 @@ QUEUE_SPARE = 16  # above vLLM's own admission limit, so that vLLM says "full" a
 
 
 def applications(config: Config, runtime: Runtime, plan: EnginePlan | None) -> list[tuple[str, str, Any]]:
-    """(name, route prefix, bound application) of everything to run. The gateway comes first: it serves while vLLM loads."""
+    """(name, route prefix, application) of everything to run. The gateway comes first: it serves while vLLM loads."""
     found = [("gateway", "/", _gateway(config, runtime))]
     if plan is not None:
         found.append(("engine", engine_prefix(plan.tier), _engine(runtime, plan)))
@@ -23,9 +25,10 @@ def applications(config: Config, runtime: Runtime, plan: EnginePlan | None) -> l
 
 def _gateway(config: Config, runtime: Runtime) -> Any:
     light = {"ray_actor_options": {"num_cpus": 0.1}}
-    router = Router.options(name="Router", max_ongoing_requests=256, **light).bind(config)
-    ledger = Ledger.options(name="Ledger", max_ongoing_requests=1024, **light).bind(config, runtime)
-    gateway = Gateway.options(
+    router = serve.deployment(Router, max_ongoing_requests=256, **light).bind(config)
+    ledger = serve.deployment(Ledger, max_ongoing_requests=1024, **light).bind(config, runtime)
+    gateway = serve.deployment(
+        serve.ingress()(Gateway),
         name="Gateway",
         num_replicas=config.gateway.replicas,
         # The gateway refuses by itself, in the OpenAI shape; Ray's own limit only has to be out of its way.
@@ -42,7 +45,8 @@ def _engine(runtime: Runtime, plan: EnginePlan) -> Any:
     threads = max(1, (os.cpu_count() or 1) - 1)
     if not plan.gpus:
         options["runtime_env"] = {"env_vars": {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads}"}}
-    deployment = Engine.options(
+    deployment = serve.deployment(
+        serve.ingress()(Engine),
         name="Engine",
         num_replicas=plan.replicas,
         max_ongoing_requests=plan.max_queued + QUEUE_SPARE,

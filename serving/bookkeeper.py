@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 
-from models.errors import FarthingError
 from serving.config import Config
 from serving.engine_plan import local_facts, local_tier
 from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
@@ -29,6 +30,7 @@ STALE_S = 30.0  # without a pass of the writer for this long, the deployment cou
 NUSD_PER_USD = 1_000_000_000
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Bookkeeper:
@@ -89,7 +91,7 @@ class Bookkeeper:
                 stats = await self._in_thread(self._writer.ingest_once)
                 self._account(stats)
                 self._passed_s = time.monotonic()
-            except Exception:  # noqa: BLE001 - the edge of a background task: a locked or absent database is tried again
+            except Exception:
                 log.exception("the journals could not be taken into the ledger; trying again")
             await asyncio.sleep(INGEST_EVERY_S)
 
@@ -112,7 +114,7 @@ class Bookkeeper:
                 if days is not None and time.monotonic() - retained_s > RETAIN_EVERY_S:
                     await self._in_thread(self._writer.retain, days)
                     retained_s = time.monotonic()
-            except Exception:  # noqa: BLE001 - as above
+            except Exception:
                 log.exception("the node could not be tended; trying again")
             await asyncio.sleep(NODE_EVERY_S)
 
@@ -137,7 +139,9 @@ class Bookkeeper:
         try:
             await web.TCPSite(self._admin, "127.0.0.1", port).start()
         except OSError as exc:
-            raise FarthingError(f"the admin port {port} cannot be used: {exc.strerror}; set another listen.admin_port") from exc
+            raise StartError(
+                f"the admin port {port} cannot be used: {exc.strerror}; set another listen.admin_port"
+            ) from exc
 
-    async def _in_thread(self, work, *args):  # type: ignore[no-untyped-def]
+    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

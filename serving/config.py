@@ -1,4 +1,4 @@
-"""The one configuration file, as a tree of frozen models. Parsed once; below the composition root code gets plain values.
+"""The one configuration file, as frozen models. Parsed once; below the composition root code gets plain values.
 
 Every key is described in docs/config.md. Unknown keys and impossible values are refused with the key's path.
 """

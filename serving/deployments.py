@@ -1,6 +1,7 @@
-"""The Ray Serve deployments: thin shells around the gateway, the decider, the ledger and the engine.
+"""The insides of the Ray Serve deployments: thin shells around the gateway, the decider, the ledger and the engine.
 
-The only module besides `run.py` that imports Ray. Each shell starts its inside, reports its health, and ends it.
+`application.py` makes deployments of them; these two and `run.py` alone import Ray. Each shell starts its inside,
+reports its health, and ends it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from ray.serve.handle import DeploymentHandle
 from router.decision import Decision, Facts
 from serving.config import Config
 from serving.deciding import Refusal, decide_or_refuse
+from serving.ledger.grants import Lease, LeaseRequest
 from serving.runtime import Runtime, read_secret
 
 
-@serve.deployment
 class Router:
     """Decides for `auto` requests. Learned deciders and the semantic cache move in here."""
 
@@ -30,17 +31,16 @@ class Router:
         return await decide_or_refuse(self._decider, facts, deadline_s)
 
 
-@serve.deployment
 class Ledger:
     """The node's one writer: journals into rows, leases to gateways, the node's own metrics."""
 
-    async def __init__(self, config: Config, runtime: Runtime) -> None:
+    async def __init__(self, config: Config, runtime: Runtime) -> None:  # type: ignore[misc]
         from serving.bookkeeper import Bookkeeper
 
         self._inside = Bookkeeper(config, runtime)
         await self._inside.start()
 
-    async def lease(self, request: Any) -> Any:
+    async def lease(self, request: LeaseRequest) -> Lease:
         return await self._inside.lease(request)
 
     async def check_health(self) -> None:
@@ -50,19 +50,21 @@ class Ledger:
         await self._inside.close()
 
 
-@serve.deployment
-@serve.ingress()
 class Gateway:
     """The HTTP face; the application is built by `serving/app.py`."""
 
-    async def __init__(self, config: Config, runtime: Runtime, router: DeploymentHandle, ledger: DeploymentHandle) -> None:
+    async def __init__(  # type: ignore[misc] # Ray Serve awaits the constructors of its replicas
+        self, config: Config, runtime: Runtime, router: DeploymentHandle, ledger: DeploymentHandle
+    ) -> None:
         from serving.app import build_gateway
 
         async def ask(facts: Facts, deadline_s: float) -> Decision | Refusal:
-            return await router.decide.remote(facts, deadline_s)
+            answer: Decision | Refusal = await router.decide.remote(facts, deadline_s)
+            return answer
 
-        async def lease(request: Any) -> Any:
-            return await ledger.lease.remote(request)
+        async def lease(request: LeaseRequest) -> Lease:
+            answer: Lease = await ledger.lease.remote(request)
+            return answer
 
         replica = serve.get_replica_context().replica_id.unique_id
         self._inside = await build_gateway(config, runtime, replica, ask, lease)
@@ -77,14 +79,13 @@ class Gateway:
         await self._inside.close()
 
 
-@serve.deployment
-@serve.ingress()
 class Engine:
     """vLLM behind its own route, which only this service's gateway can use."""
 
-    async def __init__(self, flags: list[str], runtime: Runtime, model: str) -> None:
+    async def __init__(self, flags: list[str], runtime: Runtime, model: str) -> None:  # type: ignore[misc]
         from models.local.engine import Engine as Inside
         from models.local.engine import create_app
+
         from serving.telemetry import EngineMetrics
 
         self._metrics = EngineMetrics()

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.errors import DoesNotFit
+from models.errors import UnknownPrice
 from models.local.fit import check_fits, pick_profile
 from models.local.gpus import Gpu, detect_gpu
 from models.local.profiles import Profile, catalogue, flags, from_folder, resolve
@@ -116,12 +116,12 @@ def local_facts(config: Config) -> LocalFacts | None:
 
 
 def local_price(tier: Tier, profile: Profile) -> RateCard:
-    """The configured hourly price over the profile's throughput. Raises DoesNotFit when nobody stated either."""
+    """The configured hourly price over the profile's throughput. Raises UnknownPrice when nobody stated either."""
     stated = tier.price
     card = profile.rate_card
     if not isinstance(stated, LocalPrice):
         if card is None:
-            raise DoesNotFit(
+            raise UnknownPrice(
                 f"profile '{profile.name}' has no rate card: give tier '{tier.name}' a "
                 "price: {usd_per_hour, prefill_tokens_per_s, decode_tokens_per_s}"
             )
@@ -129,7 +129,9 @@ def local_price(tier: Tier, profile: Profile) -> RateCard:
     prefill = stated.prefill_tokens_per_s or (card and card.prefill_tokens_per_s)
     decode = stated.decode_tokens_per_s or (card and card.decode_tokens_per_s)
     if not prefill or not decode:
-        raise DoesNotFit(f"tier '{tier.name}': profile '{profile.name}' has no measured throughput; state it in `price`")
+        raise UnknownPrice(
+            f"tier '{tier.name}': profile '{profile.name}' has no measured throughput; state it in `price`"
+        )
     return RateCard(
         usd_per_hour=stated.usd_per_hour,
         prefill_tokens_per_s=prefill,

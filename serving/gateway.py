@@ -1,7 +1,7 @@
-"""The HTTP face: routes, admission, and answers in the caller's shape. Each handler is thin; the work is in the pipeline.
+"""The HTTP face: routes, admission, and answers in the caller's shape. Handlers are thin; the pipeline works.
 
-Knows the OpenAI wire format through `serving/wire` and the tiers through names. No Ray: `serving/deployments.py` puts it
-behind Ray Serve, tests behind a plain server.
+Knows the OpenAI wire format through `serving/wire` and the tiers through names. No Ray: `serving/deployments.py` puts
+it behind Ray Serve, tests behind a plain server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serving.status import Status
 from serving.tiers import Tiers
 from serving.wire.assemble import DONE, first_chunk, replay, usage_event, with_cost
 from serving.wire.errors import as_farthing, http_error, sse_error
-from serving.wire.request import Asked, Limits, cache_control, parse
+from serving.wire.request import Limits, cache_control, parse
 
 log = logging.getLogger(__name__)
 HEADERS_WAIT_S = 10.0
@@ -88,7 +88,7 @@ class Gateway:
             await self._route(exchange)(exchange)
         except ClientGoneError:
             return
-        except Exception as exc:  # noqa: BLE001 - the process edge: the caller gets an error object, never a trace
+        except Exception as exc:
             if not isinstance(exc, FarthingError):
                 log.exception("request %s failed", exchange.request_id)
             if not exchange.started:
@@ -110,8 +110,8 @@ class Gateway:
         except FarthingError as exc:
             self._accounts.metrics.unauthenticated(exc.code)
             raise
-        row = Row(exchange.request_id, int(time.time() * 1000), tenant=principal.tenant, key_id=principal.key_id)
-        row.endpoint = endpoint
+        row = Row(request_id=exchange.request_id, at_ms=int(time.time() * 1000), endpoint=endpoint)
+        row.tenant, row.key_id = principal.tenant, principal.key_id
         self._accounts.metrics.started()
         self._in_flight += 1
         try:
@@ -190,7 +190,7 @@ class Gateway:
             headers = {**limits, **_opening_headers(opening, job.row.cache)}
             await exchange.reply_stream(headers, self._events(job, answer))
             return
-        outcome = await answer.result()
+        job.outcome = outcome = await answer.result()
         body = outcome.whole()
         if body is None:
             raise ProtocolViolation("the backend's answer could not be put together; ask again")
@@ -216,8 +216,10 @@ class Gateway:
                 yield data
             outcome = await answer.result()
         except FarthingError as exc:
+            job.failure = exc
             yield sse_error(exc)
             return
+        job.outcome = outcome
         cost_usd = outcome.cost_nusd / 1e9 if answer.leader else 0.0
         if outcome.body is not None and not streamed:
             yield b"".join(replay(with_cost(outcome.body, cost_usd, outcome.usage), job.asked.include_usage, None))
@@ -231,7 +233,7 @@ class Gateway:
             return
         row = job.row
         row.latency_ms = job.elapsed_ms()
-        outcome = answer.outcome
+        outcome = job.outcome
         if error is None and outcome is not None:
             row.status, row.http_status = "coalesced", 200
             row.route, row.model, row.reason = outcome.opening.route, outcome.opening.model, outcome.opening.reason
@@ -240,7 +242,7 @@ class Gateway:
         elif isinstance(error, asyncio.CancelledError | ClientGoneError):
             row.status = "cancelled"
         else:
-            known = as_farthing(error or answer.failure or ProtocolViolation("the answer ended without an end"))
+            known = as_farthing(error or job.failure or ProtocolViolation("the answer ended without an end"))
             row.status, row.http_status, row.error_code = "failed", known.http_status, known.code
         self._accounts.closed(row)
 

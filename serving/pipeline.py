@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import orjson
+from models.pool import Reply
 
 from models.errors import BudgetExceeded, FarthingError, Unavailable
-from models.pool import Reply
 from models.types import Call, Deadline, Json, Usage
 from router.decision import Decision, Facts
 from serving.accounts import Accounts, Spending
@@ -46,6 +46,8 @@ class Job:
     cache_use: CacheUse = "use"
     cache_key: bytes | None = None
     epoch: int = 0
+    outcome: Outcome | None = None  # as this request's own caller got it
+    failure: FarthingError | None = None
 
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self.started_s) * 1000
@@ -112,7 +114,11 @@ class Pipeline:
     async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
         """One upstream answer. Settles the leader's row whatever happens, also when everybody has left."""
         row = job.row
-        row.status, row.http_status, row.error_code = "failed", 500, "internal_error"  # unless something below knows better
+        row.status, row.http_status, row.error_code = (
+            "failed",
+            500,
+            "internal_error",
+        )  # unless something below knows better
         try:
             outcome = await self._answered(flight, job)
         except asyncio.CancelledError:
@@ -156,7 +162,12 @@ class Pipeline:
         return order[0], order
 
     async def _from_tier(
-        self, flight: Flight[Opening, Outcome], job: Job, tier: ServingTier, wanted: ServingTier, failure: FarthingError | None
+        self,
+        flight: Flight[Opening, Outcome],
+        job: Job,
+        tier: ServingTier,
+        wanted: ServingTier,
+        failure: FarthingError | None,
     ) -> Outcome:
         if tier.pool is None:
             raise Unavailable(f"tier '{tier.name}' is configured but has no key; set the one its backends name")
@@ -206,7 +217,7 @@ class Pipeline:
         return Outcome(opening, usage, cost, events=b"".join(parts))
 
     async def _remember(self, job: Job, outcome: Outcome) -> None:
-        """Store a whole answer of the tier that was wanted; before the flight ends, so that no twin starts in between."""
+        """Store a whole answer of the wanted tier, before the flight ends: no twin may start in between."""
         if self.cache is None or job.cache_key is None or job.cache_use == "no_store":
             return
         if outcome.opening.reason.startswith("degraded") or outcome.usage.estimated:

@@ -129,7 +129,7 @@ def _holder(port: int) -> str:
     """Who listens on a port, as far as this user may see."""
     with contextlib.suppress(psutil.Error):
         for held in psutil.net_connections("tcp"):
-            if held.status == psutil.CONN_LISTEN and held.laddr.port == port and held.pid:
+            if held.status == psutil.CONN_LISTEN and held.laddr and held.laddr.port == port and held.pid:
                 command = " ".join(psutil.Process(held.pid).cmdline())[:120]
                 return f"; it is held by process {held.pid} ({command}). Stop it, or choose another with PORT="
     return "; choose another with PORT="
@@ -195,7 +195,10 @@ def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Ph
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
     serve.run_many(
-        [serve.RunTarget(app, name=name, route_prefix=prefix) for name, prefix, app in applications(config, runtime, plan)],
+        [
+            serve.RunTarget(app, name=name, route_prefix=prefix)
+            for name, prefix, app in applications(config, runtime, plan)
+        ],
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )

@@ -1,7 +1,7 @@
 """Where one running instance keeps its things, and how its processes find each other. Plain values, picklable.
 
-    <state>/                 ledger.db, journal/, cache.db, models/, artifacts/       kept
-    <state>/run/             lock, instance.json, engine.token, secrets/, metrics/    made anew at every start, 0700
+<state>/                 ledger.db, journal/, cache.db, models/, artifacts/       kept
+<state>/run/             lock, instance.json, engine.token, secrets/, metrics/    made anew at every start, 0700
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ class Status:
 
     def models(self) -> Json:
         names = self.tiers.names()
-        data = [{"id": name, "object": "model", "created": int(self.started_s), "owned_by": "farthing"} for name in names]
+        data = [
+            {"id": name, "object": "model", "created": int(self.started_s), "owned_by": "farthing"} for name in names
+        ]
         return {"object": "list", "data": data}
 
     async def ready(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -17,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from models.errors import FarthingError
 from serving.ledger.row import Row
 
+Mode = Literal["livesum", "livemax", "mostrecent"]  # of prometheus_client's, those in use here
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 BREAKER_LEVELS = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,7 +46,9 @@ class GatewayMetrics:
         self._tokens = self._counter("tokens", "Tokens by kind", "route", "model", "kind")
         self._cost = self._counter("cost_usd", "What requests cost, by part", "route", "model", "part")
         self._saved = self._counter("saved_usd", "What the same tokens would have cost more", "baseline")
-        self._latency = self._histogram("request_duration_seconds", "From admission to the last byte", "route", "stream")
+        self._latency = self._histogram(
+            "request_duration_seconds", "From admission to the last byte", "route", "stream"
+        )
         self._ttft = self._histogram("time_to_first_token_seconds", "From admission to the first content", "route")
         self._cache = self._counter("cache_events", "What the exact cache did", "event")
         self._in_flight = self._gauge("in_flight_requests", "Requests being answered", "livesum")
@@ -58,8 +62,8 @@ class GatewayMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"farthing_{name}", text, labels, registry=self._registry)
 
-    def _gauge(self, name: str, text: str, mode: str, *labels: str) -> Gauge:
-        return Gauge(f"farthing_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+    def _gauge(self, name: str, text: str, mode: Mode, *labels: str) -> Gauge:
+        return Gauge(f"farthing_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=LATENCY_BUCKETS_S)
@@ -135,16 +139,18 @@ class NodeMetrics:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
-        mode = "mostrecent"
         self._rows = Counter("farthing_ledger_rows", "Rows closed in the ledger", registry=registry)
         self._lost = Counter("farthing_ledger_lost", "Rows closed as lost with their replica", registry=registry)
         self._corrupt = Counter("farthing_ledger_corrupt_lines", "Journal lines skipped", registry=registry)
-        self._lag = Gauge("farthing_ledger_lag_bytes", "Journal not yet read", registry=registry, multiprocess_mode=mode)
-        gpu = {"labelnames": ("gpu",), "registry": registry, "multiprocess_mode": mode}
-        self._util = Gauge("farthing_gpu_utilisation_ratio", "Share of time the GPU was busy (NVML)", **gpu)  # type: ignore[arg-type]
-        self._used = Gauge("farthing_gpu_memory_used_bytes", "GPU memory in use (NVML)", **gpu)  # type: ignore[arg-type]
-        self._total = Gauge("farthing_gpu_memory_total_bytes", "GPU memory (NVML)", **gpu)  # type: ignore[arg-type]
-        self._power = Gauge("farthing_gpu_power_watts", "Power drawn (NVML)", **gpu)  # type: ignore[arg-type]
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"farthing_{name}", text, labels, registry=registry, multiprocess_mode="mostrecent")
+
+        self._lag = gauge("ledger_lag_bytes", "Journal not yet read")
+        self._util = gauge("gpu_utilisation_ratio", "Share of time the GPU was busy (NVML)", "gpu")
+        self._used = gauge("gpu_memory_used_bytes", "GPU memory in use (NVML)", "gpu")
+        self._total = gauge("gpu_memory_total_bytes", "GPU memory (NVML)", "gpu")
+        self._power = gauge("gpu_power_watts", "Power drawn (NVML)", "gpu")
 
     def ingested(self, rows: int, lost: int, corrupt: int, lag_bytes: int) -> None:
         self._rows.inc(rows)
@@ -166,8 +172,8 @@ class EngineMetrics:
     def __init__(self) -> None:
         registry = CollectorRegistry()
 
-        def gauge(name: str, text: str, mode: str = "livesum") -> Gauge:
-            return Gauge(f"farthing_engine_{name}", text, ("model",), registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+        def gauge(name: str, text: str, mode: Mode = "livesum") -> Gauge:
+            return Gauge(f"farthing_engine_{name}", text, ("model",), registry=registry, multiprocess_mode=mode)
 
         def counter(name: str, text: str) -> Counter:
             return Counter(f"farthing_engine_{name}", text, ("model",), registry=registry)
@@ -197,14 +203,13 @@ def read_gpus() -> list[GpuReading]:
         pynvml.nvmlShutdown()
 
 
-def _reading(pynvml: object, index: int) -> GpuReading:
-    nvml: object = pynvml
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)  # type: ignore[attr-defined]
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[attr-defined]
+def _reading(nvml: Any, index: int) -> GpuReading:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return GpuReading(
         index=index,
-        utilisation=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,  # type: ignore[attr-defined]
+        utilisation=nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
         memory_used_bytes=int(memory.used),
         memory_total_bytes=int(memory.total),
-        power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,  # type: ignore[attr-defined]
+        power_w=nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
     )

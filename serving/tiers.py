@@ -9,8 +9,9 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from models.errors import ModelNotFound
 from models.pool import Pool
+
+from models.errors import ModelNotFound
 from models.prices import Cost, Price
 from models.types import Capabilities, Usage
 

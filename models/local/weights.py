@@ -69,7 +69,7 @@ def _origin(profile: Profile) -> dict[str, str]:
     if profile.weights.startswith(PACKAGE_PREFIX):
         if profile.weights != PACKAGE_PREFIX + smollm2.PACKAGE:
             raise StartError(f"{profile.name}: no converter for '{profile.weights}', only for {smollm2.PACKAGE}")
-        return {"source": smollm2.source_version(), "recipe": _sha256(smollm2.CHAT_TEMPLATE)}
+        return {"source": smollm2.source_version(), "recipe": f"{smollm2.RECIPE}-{_sha256(smollm2.CHAT_TEMPLATE)}"}
     return {"source": profile.weights, "revision": profile.revision or "main"}
 
 

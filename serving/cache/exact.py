@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WRITE_DELAY_S = 0.05  # answers that come within it are one transaction
+_READ_PATIENCE_S = 0.25  # the thread may be held up by a slow disk or another replica's write: then it is a miss
 _MAX_USED = 1000  # keys whose use is not yet in the file; then it is written without waiting for an answer to store
 _MAX_WAITING_BYTES = 32 * 1024 * 1024  # answers not yet in the file; beyond it they are kept in memory only
 
@@ -83,6 +84,7 @@ class ExactCache:
             self._counts["misses"] += 1
             return None
         self._counts["file_hits"] += 1
+        entry = self._recent.get(key, entry)  # put meanwhile: newer than what was read
         self._keep(entry)
         self._note_use(key)
         return entry
@@ -139,7 +141,11 @@ class ExactCache:
 
     async def _read(self, key: bytes) -> Entry | None:
         try:
-            return await self._in_thread(self._store.get, key)
+            async with asyncio.timeout(_READ_PATIENCE_S):
+                return await self._in_thread(self._store.get, key)
+        except TimeoutError:
+            self._counts["reads_too_slow"] += 1
+            return None
         except (sqlite3.Error, OSError) as error:
             self._counts["reads_failed"] += 1
             log.warning("the exact cache could not be read, taken as a miss: %s", error)

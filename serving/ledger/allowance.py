@@ -63,7 +63,7 @@ class _Account:
     want: Amounts = NOTHING
     round: int = 0  # rises when `want` is sent
     grant: Grant = field(default_factory=Grant)
-    told: Amounts = NOTHING
+    clean: bool = True  # the ledger knows that nothing is held
     heard_s: float = float("-inf")
     touched_s: float = 0.0
     refused_until_s: float = 0.0
@@ -87,11 +87,12 @@ class _Account:
         )
         self.free = NOTHING if idle else self.free.minus(back)
         ask = Ask(self.key.id, self.key.tenant, self.key.limits, self.held, back, self.want)
-        self.want, self.told, self.round = NOTHING, self.held, self.round + 1
+        self.want, self.clean, self.round = NOTHING, False, self.round + 1
         return ask
 
     def hear(self, grant: Grant, ingested_ms: int, asked_s: float, refused: bool) -> None:
         self.grant, self.heard_s = grant, asked_s
+        self.clean = not any(self.held) and not any(grant.granted)
         self.free = self.free.plus(grant.granted)
         self.refused_until_s = asked_s + _REFUSAL_S if refused else 0.0
         while self.unread and self.unread[0][0] < ingested_ms:
@@ -105,7 +106,7 @@ class _Account:
     @property
     def speaks(self) -> bool:
         """Whether the ledger has to hear of it."""
-        return any(self.held) or any(self.told) or any(self.free) or any(self.want)
+        return not self.clean or any(self.held) or any(self.free) or any(self.want)
 
     def _expire(self, now_s: float) -> None:
         if now_s - self.heard_s > LEASE_TTL_S:

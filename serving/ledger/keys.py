@@ -170,7 +170,7 @@ class KeyTable:
 
 
 def _sha256(secret: str) -> str:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _spoken(value: Limits | Options) -> dict[str, Any]:

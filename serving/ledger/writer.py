@@ -62,7 +62,7 @@ class _Chunk:
             self.rejected.append(line)
             return
         if kind == "close":
-            self.closed[row.request_id] = row
+            self.closed.setdefault(row.request_id, row)
             self.opened.pop(row.request_id, None)
         elif row.request_id not in self.closed:
             self.opened[row.request_id] = row
@@ -79,7 +79,7 @@ class Writer:
         self._lock = _only_one(directory / LOCK_FILE)
         self._unreported = IngestStats(0)
         with store.read() as connection:
-            self._offsets: dict[str, int] = dict(connection.execute(select(journals)).tuples().all())
+            self._offsets: dict[str, int] = dict(connection.execute(select(journals)).all())
         self._open = self._open_ids()
         self._bury_missing()
 

@@ -24,6 +24,7 @@ def chunk(delta: dict[str, Any] | None = None, finish: str | None = None, index:
 def only(completion: dict[str, Any] | None) -> dict[str, Any]:
     assert completion is not None
     (choice,) = completion["choices"]
+    assert isinstance(choice, dict)
     return choice
 
 

@@ -42,7 +42,7 @@ def test_a_fault_of_ours_shows_no_inside() -> None:
 
 async def test_the_openai_sdk_raises_a_broken_streams_error() -> None:
     chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    chunk["choices"] = [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]  # type: ignore[assignment]
+    chunk["choices"] = [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]
 
     async def broken(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})

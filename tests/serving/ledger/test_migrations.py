@@ -60,6 +60,6 @@ def test_an_impossible_url_is_refused(bad: str) -> None:
 
 
 def test_an_unreachable_database_says_where_without_the_password(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"cannot open the ledger .*ledger\.url") as refused:
+    with pytest.raises(StartError, match=r"(?s)cannot open the ledger .*ledger\.url") as refused:
         Store.open(f"postgresql://me:geheim@/db?host={tmp_path}")
     assert "geheim" not in str(refused.value)

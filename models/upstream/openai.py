@@ -1,0 +1,157 @@
+"""Any server that speaks OpenAI's wire format: OpenAI itself, our own engine, Gemini, OpenRouter, another vLLM.
+
+Bytes pass through. The body is the caller's, but for `model` and, on streams, a request for usage, without which no
+stream could be billed. Nothing is retried here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from models.backend import Health
+from models.errors import DeadlineExceeded, FarthingError, ProtocolViolation, StreamCut, Unavailable, UpstreamTimeout
+from models.types import Call, Capabilities, Chunk, Completion, Json, Usage
+from models.upstream.errors import stated_error, translate, translate_event
+from models.upstream.sse import ChunkReader
+
+CONNECT_TIMEOUT_S = 5.0
+IDLE_TIMEOUT_S = 120.0
+HEALTH_TIMEOUT_S = 2.0
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+Key = Callable[[], str]
+
+
+def make_session() -> aiohttp.ClientSession:
+    """One per process. No cookies and no proxy from the environment: traffic goes where the configuration says."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+    )
+
+
+class HttpBackend:
+    """What every backend over HTTP shares: the post, its time limits, and the translation of what goes wrong."""
+
+    def __init__(  # noqa: PLR0913 - declared facts of one backend, all by name in the one place that makes them
+        self,
+        name: str,
+        base_url: str,
+        model: str,
+        session: aiohttp.ClientSession,
+        key: Key | None,
+        capabilities: Capabilities,
+        *,
+        extra_headers: Mapping[str, str] | None = None,
+        ca_file: Path | None = None,
+        health_path: str | None = None,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        self.name, self.model, self.capabilities = name, model, capabilities
+        self._base_url = base_url.rstrip("/")
+        self._session, self._key = session, key
+        self._headers = {"content-type": "application/json", **(extra_headers or {})}
+        self._ssl: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
+        self._health_url = self._absolute(health_path) if health_path else None
+        self._idle_timeout_s = idle_timeout_s
+
+    def _absolute(self, path: str) -> str:
+        return path if path.startswith("http") else self._base_url + "/" + path.lstrip("/")
+
+    def _auth(self) -> dict[str, str]:
+        return {} if self._key is None else {"authorization": f"Bearer {self._key()}"}
+
+    @asynccontextmanager
+    async def _post(self, path: str, body: Json, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer with status 200, or the error it stands for. Leaving the block early ends the upstream request."""
+        left_s = call.deadline.remaining_s()
+        call.deadline.check()
+        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._idle_timeout_s)
+        headers = {**self._headers, **call.headers, **self._auth()}
+        try:
+            async with self._session.post(
+                f"{self._base_url}/{path}",
+                data=orjson.dumps(body),
+                headers=headers,
+                timeout=timeout,
+                ssl=self._ssl,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise translate(response.status, response.headers, await response.read(), self.name)
+                yield response
+        except TimeoutError as exc:
+            if call.deadline.remaining_s() <= 0.0:
+                raise DeadlineExceeded(
+                    "the deadline passed before the answer was whole; raise farthing.deadline_ms"
+                ) from exc
+            raise UpstreamTimeout(f"{self.name}: no answer within its time limit") from exc
+        except aiohttp.ClientError as exc:
+            raise Unavailable(f"{self.name}: the connection failed ({type(exc).__name__})") from exc
+
+    async def health(self) -> Health:
+        """Asks `health_path`; without one the backend counts as ready and the breaker tells otherwise."""
+        if self._health_url is None:
+            return Health(True)
+        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        try:
+            async with self._session.get(
+                self._health_url, headers=self._auth(), timeout=timeout, ssl=self._ssl
+            ) as response:
+                return Health(response.status == 200, "" if response.status == 200 else f"status {response.status}")
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            return Health(False, type(exc).__name__)
+
+    async def aclose(self) -> None:
+        """The session is shared and closed by whoever made it."""
+
+
+class OpenAIBackend(HttpBackend):
+    """Implements `models.backend.Backend`."""
+
+    async def complete(self, call: Call) -> Completion:
+        async with self._post(call.endpoint, {**call.body, "model": self.model, "stream": False}, call) as response:
+            raw = await response.read()
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as exc:
+            raise ProtocolViolation(f"{self.name}: the answer is not JSON") from exc
+        if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+            if stated_error(raw):  # some servers send errors with status 200
+                raise translate_event(stated_error(raw), self.name)
+            raise ProtocolViolation(f"{self.name}: the answer has no choices")
+        usage = body.get("usage")
+        return Completion(body, Usage.from_openai(usage) if usage else None)
+
+    async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        """Whole events as they come. Raises before the first content as `complete` does, `StreamCut` after it."""
+        reader = ChunkReader()
+        try:
+            async with self._post(call.endpoint, self._streamed(call.body), call) as response:
+                async for block in response.content.iter_any():
+                    chunk = reader.feed(block)
+                    if chunk is not None:
+                        yield chunk
+                    if reader.error is not None:
+                        raise translate_event(reader.error, self.name)
+                    if reader.done:
+                        return
+                if not reader.finished:
+                    raise ProtocolViolation(f"{self.name}: the stream ended before the answer did")
+        except FarthingError as exc:
+            if reader.seen_content and not isinstance(exc, DeadlineExceeded | StreamCut):
+                raise StreamCut(f"the answer broke off: {exc.message}") from exc
+            raise
+
+    def _streamed(self, body: Json) -> dict[str, Any]:
+        options = {**(body.get("stream_options") or {}), "include_usage": True}
+        return {**body, "model": self.model, "stream": True, "stream_options": options}
