@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from models.breaker import BreakerPolicy
-from models.pool import Pool
-from models.retry import RetryPolicy
-from models.upstream.openai import OpenAIBackend, make_session
 
 from models.backend import Backend
+from models.breaker import BreakerPolicy
+from models.pool import Pool
 from models.prices import Price, PriceBook
+from models.retry import RetryPolicy
 from models.types import Capabilities
+from models.upstream.anthropic import AnthropicBackend
+from models.upstream.openai import OpenAIBackend, make_session
 from router.artifacts import current_version
 from router.decision import Decider, Decision, Facts
 from router.policy import RuleDecider, TierFacts
@@ -270,9 +271,7 @@ def _backend(
     key = _KeyFile(runtime.secret_file(name)) if backend.wants_key else None
     if key is not None and not key.path.is_file():
         return None
-    kind: Any = OpenAIBackend
-    if backend.wire == "anthropic":
-        from models.upstream.anthropic import AnthropicBackend as kind
+    kind = AnthropicBackend if backend.wire == "anthropic" else OpenAIBackend
     return kind(
         name,
         backend.url,

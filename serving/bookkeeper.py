@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from models.errors import StartError
 from serving.config import Config
 from serving.engine_plan import local_facts, local_tier
 from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import orjson
-from models.pool import Reply
 
 from models.errors import BudgetExceeded, FarthingError, Unavailable
+from models.pool import Reply
 from models.types import Call, Deadline, Json, Usage
 from router.decision import Decision, Facts
 from serving.accounts import Accounts, Spending
@@ -177,6 +177,7 @@ class Pipeline:
             try:
                 reply = await tier.pool.ask(_call(job), model=job.target.model)
             except asyncio.CancelledError:
+                job.row.route, job.row.model = tier.name, job.target.model or tier.models[0]
                 spending.charge(_estimate(job, 0))  # it had been sent: the prompt at least is paid for
                 raise
             opening = self._opening(job, tier, wanted, failure, reply)

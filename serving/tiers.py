@@ -9,10 +9,9 @@ import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from models.pool import Pool
-
 from models.errors import ModelNotFound
-from models.prices import Cost, Price
+from models.pool import Pool
+from models.prices import Price
 from models.types import Capabilities, Usage
 
 AUTO = "auto"
@@ -35,7 +34,8 @@ class ServingTier:
     why_absent: str = ""
 
     def price_of(self, backend: str) -> Price:
-        return self.prices[backend]
+        """The first backend's price when none has answered yet."""
+        return self.prices[backend or next(iter(self.prices))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,3 @@ class Tiers:
             return None, None
         costs = [min(p.cost(usage, at).total_nusd for p in t.prices.values()) for t in hosted]
         return costs[-1], min(costs)
-
-
-NO_COST = Cost()

@@ -52,8 +52,8 @@ def convert(folder: Path) -> None:
     _write_tokenizer(fields, folder)
     _write_json(folder / "config.json", _config(fields))
     special = {key: fields[f"tokenizer.ggml.{key}"] for key in ("bos_token_id", "eos_token_id")}
-    # greedy unless the caller says otherwise: asked for the capital of France it is right every time, at its model card's
-    # temperature of 0.2 seven times in twelve, at vLLM's default of 1.0 seldom
+    # greedy unless the caller says otherwise: asked for the capital of France it is right every time, at its model
+    # card's temperature of 0.2 seven times in twelve, at vLLM's default of 1.0 seldom
     sampling = {"do_sample": False, "temperature": 0.0}
     padding = {"pad_token_id": fields["tokenizer.ggml.padding_token_id"]}
     _write_json(folder / "generation_config.json", {**special, **padding, **sampling})

@@ -4,9 +4,10 @@ What becomes of each field, so that nothing is lost in silence (as of the API of
 
 | field | becomes |
 |---|---|
-| `messages`: system, developer | `system` blocks in their order, from anywhere in the talk, as Anthropic's own OpenAI endpoint does |
-| `messages`: user, assistant, tool | turns; neighbours of one role are one turn; `tool` is a `tool_result` in a user turn |
-| `image_url`, `file` parts | `image` (base64, url), `document` (PDF and text given inline); any native part goes as it is |
+| system and developer messages | `system`, in their order, from anywhere in the talk, as Anthropic does itself |
+| user, assistant, tool messages | turns; neighbours of one role become one; `tool` is a `tool_result` of a user |
+| `image_url`, `file` parts | `image` (base64, url), `document` (inline PDF, text); a part of Anthropic's own stays |
+| a message's `name`, `image_url.detail` | nothing |
 | `thinking_blocks` of an assistant | its first blocks, signatures kept; `reasoning_content` has none and is left out |
 | `max_completion_tokens`, `max_tokens` | `max_tokens`, which Anthropic demands: a default stands in |
 | `temperature`, `top_p` | themselves; 1 is both sides' default and left out, since newer models refuse the field |
@@ -34,13 +35,13 @@ import orjson
 from models.errors import BadRequest, Unsupported
 from models.types import Json
 
-_TRANSLATED = frozenset(
-    """messages model stream max_tokens max_completion_tokens temperature top_p stop tools tool_choice
-    parallel_tool_calls response_format reasoning_effort safety_identifier user service_tier""".split()
-)
-_IGNORED = frozenset(
-    "stream_options store metadata seed prediction prompt_cache_key prompt_cache_retention".split()
-)
+_TRANSLATED = {"messages", "model", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop"} | {
+    *("tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort"),
+    *("safety_identifier", "user", "service_tier"),
+}
+_IGNORED = {
+    *("stream_options", "store", "metadata", "seed", "prediction", "prompt_cache_key", "prompt_cache_retention"),
+}
 _REFUSED_UNLESS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -57,6 +58,7 @@ _REFUSED_UNLESS: Mapping[str, tuple[Any, ...]] = {
 }
 _EFFORTS = {"minimal": "low"} | {level: level for level in ("low", "medium", "high", "xhigh", "max")}
 _SERVICE_TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
+_THINKING = ("thinking", "redacted_thinking")
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _NOT_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")  # other servers' ids may hold dots and colons, which Anthropic refuses
 
@@ -82,9 +84,12 @@ def to_messages(body: Json, model: str, stream: bool, default_max_tokens: int) -
     for name, value in asked.items():
         if name in known:
             continue
-        if name in request and name not in ("output_config", "thinking"):
+        if name not in request:
+            request[name] = value
+        elif name == "output_config" and isinstance(value, dict) and not request[name].keys() & value.keys():
+            request[name] |= value
+        else:
             raise BadRequest(f"'{name}' says again what another field says; give one of them", param=name)
-        request[name] = request.get(name, {}) | value if name == "output_config" else value
     return request
 
 
@@ -157,7 +162,10 @@ def _tool_choice(choice: str | Json) -> Json:
     if isinstance(choice, str):
         return {"type": "any" if choice == "required" else choice}
     if choice["type"] == "function":
-        return {"type": "tool", "name": choice["function"]["name"]}
+        named = choice.get("function")
+        if not isinstance(named, dict) or not named.get("name"):
+            raise BadRequest("'tool_choice' names no function", param="tool_choice.function.name")
+        return {"type": "tool", "name": named["name"]}
     if choice["type"] in ("auto", "any", "tool", "none"):
         return choice
     raise Unsupported(f"Anthropic's API has no tool choice '{choice['type']}'; ask another model", param="tool_choice")
@@ -170,7 +178,7 @@ def _conversation(messages: Iterable[Json]) -> tuple[list[Json], list[Json]]:
     for at, message in enumerate(messages):
         where = f"messages[{at}]"
         role = message["role"]
-        blocks = [block for block in _blocks(message, where) if block.get("text", "_").strip()]
+        blocks = [block for block in _blocks(message, where) if block["type"] != "text" or block["text"].strip()]
         if role in ("system", "developer"):
             system += blocks
             continue
@@ -199,8 +207,14 @@ def _blocks(message: Json, where: str) -> list[Json]:
         said = [*blocks, *([{"type": "text", "text": refusal}] if refusal else [])]
         calls = enumerate(message.get("tool_calls") or ())
         uses = [_tool_use(call, f"{where}.tool_calls[{at}]") for at, call in calls]
-        return [*(message.get("thinking_blocks") or ()), *said, *uses]
+        return [*_thinking(message.get("thinking_blocks") or (), f"{where}.thinking_blocks"), *said, *uses]
     return blocks
+
+
+def _thinking(blocks: Any, where: str) -> list[Json]:
+    if not all(isinstance(block, dict) and block.get("type") in _THINKING for block in blocks):
+        raise BadRequest("give back the thinking blocks of the answer as they came", param=where)
+    return list(blocks)
 
 
 def _tool_use(call: Json, where: str) -> Json:
@@ -223,7 +237,7 @@ def _tool_id(call_id: str) -> str:
 def _part(part: Json, where: str) -> Json:
     kind = part["type"]
     if kind == "refusal":
-        return {"type": "text", "text": part.get("refusal") or ""}
+        return {"type": "text", "text": str(part.get("refusal") or "")}
     if kind == "image_url":
         return {"type": "image", "source": _image(part["image_url"]["url"], where)} | _besides(part, "type", kind)
     if kind == "file":

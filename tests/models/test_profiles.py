@@ -94,7 +94,7 @@ def test_the_catalogue_has_what_a_24_gb_card_and_a_larger_one_need() -> None:
     ],
 )
 def test_stated_weights_follow_from_the_architecture(name: str, linear_parameters: int, vocabulary_bytes: int) -> None:
-    """FP8 is a byte a parameter; AWQ 4 bit with a 16-bit scale and a 4-bit zero for each 128; the vocabulary is 16 bit."""
+    """FP8: a byte a parameter. AWQ: 4 bit, and a 16-bit scale and 4-bit zero per 128. The vocabulary is 16 bit."""
     for suffix, bytes_per_parameter in (("fp8", 1.0), ("awq", (4 + 20 / 128) / 8)):
         architecture = catalogue()[f"{name}-{suffix}"].architecture
         assert architecture is not None

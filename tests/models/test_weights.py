@@ -1,4 +1,4 @@
-"""Weights arrive whole or not at all: the embedded model for real, the hub against a small server that speaks its API."""
+"""Weights arrive whole or not at all: the embedded model for real, the hub as a small server that speaks its API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -34,93 +34,102 @@ def silent(_: str) -> None:
     pass
 
 
-@dataclass
-class Hub:
-    """A model hub with one repository. `cut` names a file whose transfers break off half-way."""
+class Hub(ThreadingHTTPServer):
+    """A model hub with one repository, org/tiny. `cut` names a file whose transfers break off half-way."""
 
-    files: dict[str, bytes]
-    cut: str = ""
-    requests: list[str] = field(default_factory=list)
-    url: str = ""
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.cut = ""
+        self.requests: list[str] = []
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        self.server.requests.append(f"{self.command} {path}")
+        if path.startswith("/api/models/org/tiny/tree"):
+            numbered = enumerate(FILES.items(), 1)
+            tree = [{"type": "file", "path": n, "size": len(b), "oid": f"{i:040x}"} for i, (n, b) in numbered]
+            self.answer(json.dumps(tree).encode())
+        elif path.startswith("/api/models/org/tiny"):
+            siblings = [{"rfilename": name} for name in FILES]
+            self.answer(json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode())
+        elif path.startswith(f"/org/tiny/resolve/{COMMIT}/"):
+            self.send_file(path.rsplit("/", 1)[1])
+        else:
+            self.answer(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
+
+    def send_file(self, name: str) -> None:
+        whole = FILES[name]
+        start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
+        headers = {"ETag": f'"{list(FILES).index(name) + 1:040x}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
+        self.answer(whole[start:], 206 if start else 200, headers, cut=name == self.server.cut)
+
+    def answer(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.close_connection = cut
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    hub = Hub(dict(FILES))
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            path = self.path.split("?")[0]
-            hub.requests.append(f"{self.command} {path}")
-            if path.startswith("/api/models/org/tiny/tree"):
-                tree = [
-                    {"type": "file", "path": n, "size": len(b), "oid": f"{i:040x}"} for i, (n, b) in self.numbered()
-                ]
-                self.answer(json.dumps(tree).encode())
-            elif path.startswith("/api/models/org/tiny"):
-                siblings = [{"rfilename": name} for name in hub.files]
-                self.answer(json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode())
-            elif path.startswith(f"/org/tiny/resolve/{COMMIT}/"):
-                self.send_file(path.rsplit("/", 1)[1])
-            else:
-                self.answer(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
-
-        def numbered(self) -> list[tuple[int, tuple[str, bytes]]]:
-            return list(enumerate(hub.files.items(), 1))
-
-        def send_file(self, name: str) -> None:
-            number = list(hub.files).index(name) + 1
-            whole = hub.files[name]
-            start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
-            headers = {"ETag": f'"{number:040x}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
-            self.answer(whole[start:], 206 if start else 200, headers, cut=name == hub.cut)
-
-        def answer(
-            self, body: bytes, status: int = 200, headers: dict[str, str] | None = None, cut: bool = False
-        ) -> None:
-            self.send_response(status)
-            for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body[: len(body) // 2] if cut else body)
-            if cut and self.command == "GET":
-                self.wfile.flush()
-                self.connection.close()
-                self.close_connection = True
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield hub
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Hub() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
-def prepare_command(root: Path, model: str, endpoint: str = "http://127.0.0.1:9") -> subprocess.CompletedProcess[str]:
+def prepare_command(
+    root: Path, model: str, endpoint: str = "http://127.0.0.1:9", home: str = "hf"
+) -> subprocess.CompletedProcess[str]:
     """A process of its own, because huggingface_hub reads its endpoint when it is imported."""
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(root / "hf"), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(root / home), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
     environment |= {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-m", "models", "prepare", model, "--dir", str(root)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(catalogue()["embedded"], tmp_path_factory.mktemp("models"), silent)
+def conversion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Three callers at once, and what they were told."""
+    root = tmp_path_factory.mktemp("models")
+    reports: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(prepare, catalogue()["embedded"], root, reports.append) for _ in range(3)]
+    assert {call.result() for call in calls} == {root / "embedded"}
+    return root / "embedded", reports
+
+
+@pytest.fixture(scope="module")
+def embedded(conversion: tuple[Path, list[str]]) -> Path:
+    return conversion[0]
+
+
+def test_callers_at_the_same_time_share_one_conversion(conversion: tuple[Path, list[str]]) -> None:
+    folder, reports = conversion
+    assert sum(text.startswith("converting") for text in reports) == 1
+    assert sum("waiting" in text for text in reports) == 2
+    assert not list(folder.parent.glob("*.partial"))
 
 
 def test_the_embedded_model_is_what_its_profile_says(embedded: Path) -> None:
@@ -161,19 +170,6 @@ def test_damage_is_found(embedded: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.json").unlink()
     assert prepare(catalogue()["embedded"], tmp_path, silent) == copy
     verify(copy)
-
-
-def test_callers_at_the_same_time_share_one_conversion(tmp_path: Path) -> None:
-    profile = catalogue()["embedded"]
-    reports: list[str] = []
-    threads = [threading.Thread(target=prepare, args=(profile, tmp_path, reports.append)) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(text.startswith("converting") for text in reports) == 1
-    verify(tmp_path / "embedded")
-    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_the_chat_template_takes_tools_calls_and_results(embedded: Path) -> None:
@@ -230,7 +226,7 @@ def test_a_cut_download_publishes_nothing_and_offline_does_not_mistake_it_for_wh
     assert cut.returncode == 2
     assert not (tmp_path / "org--tiny").exists()
 
-    offline = prepare_command(tmp_path, "org/tiny")
+    offline = prepare_command(tmp_path, "org/tiny", home="another-user")
     assert offline.returncode == 2
     assert offline.stderr.splitlines()[-1].startswith("error: could not download org/tiny (main)")
     assert not (tmp_path / "org--tiny").exists()

@@ -239,7 +239,7 @@ events = st.lists(
 def test_however_lines_arrive_each_request_is_there_once(
     sqlite: Store, events: list[tuple[str, str, str]], cuts: list[int], twice: bool, restart: bool
 ) -> None:
-    """Cut anywhere, read in pieces, by one writer or several, appended once or twice: the first end stays, else lost."""
+    """Cut anywhere, read in pieces, by one writer or several, appended once or twice: the first end, else lost."""
     with sqlite.write() as connection:
         for table in (requests, open_requests, journals):
             connection.execute(delete(table))

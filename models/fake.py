@@ -1,0 +1,101 @@
+"""A deterministic backend in this process, shipped with the product: tests and trials run the real path over it.
+
+What it answers is a script: each call takes the next step, the last one stays. Knows no wire format but OpenAI's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from models.backend import Health
+from models.errors import FarthingError, StreamCut
+from models.types import Call, Capabilities, Chunk, Completion, Json, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One answer. `error` is raised instead of it; with `cut_after` the stream breaks after so many words."""
+
+    text: str = "a farthing is a quarter of a penny"
+    error: FarthingError | None = None
+    delay_s: float = 0.0
+    word_s: float = 0.0
+    cut_after: int | None = None
+    usage: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class FakeBackend:
+    """Implements `models.backend.Backend`. `calls` records what was asked, `ended` how many calls have ended."""
+
+    name: str = "fake/0"
+    model: str = "fake"
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    script: Sequence[Step] = (Step(),)
+    ready: bool = True
+    calls: list[Call] = field(default_factory=list)
+    ended: int = 0
+
+    async def complete(self, call: Call) -> Completion:
+        step = self._next(call)
+        try:
+            await asyncio.sleep(step.delay_s + step.word_s * len(step.text.split()))
+            if step.error is not None:
+                raise step.error
+            usage = _usage(call, step.text)
+            message = {"role": "assistant", "content": step.text}
+            body = {
+                "id": f"chatcmpl-{len(self.calls)}",
+                "object": "chat.completion",
+                "created": 1,
+                "model": self.model,
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            }
+            if step.usage:
+                body["usage"] = usage.to_openai()
+            return Completion(body, usage if step.usage else None)
+        finally:
+            self.ended += 1
+
+    async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        step = self._next(call)
+        try:
+            await asyncio.sleep(step.delay_s)
+            if step.error is not None:
+                raise step.error
+            yield Chunk(self._event({"role": "assistant", "content": ""}))
+            for at, word in enumerate(step.text.split(" ")):
+                if at == step.cut_after:
+                    raise StreamCut("the answer broke off: the script says so")
+                await asyncio.sleep(step.word_s)
+                yield Chunk(self._event({"content": word if at == 0 else f" {word}"}), content=True)
+            yield Chunk(self._event({}, "stop"), content=True)
+            if step.usage:
+                yield Chunk(b"", content=True, usage=_usage(call, step.text))
+        finally:
+            self.ended += 1
+
+    async def health(self) -> Health:
+        return Health(self.ready, "" if self.ready else "told not to be")
+
+    async def aclose(self) -> None:
+        self.ready = False
+
+    def _next(self, call: Call) -> Step:
+        self.calls.append(call)
+        return self.script[min(len(self.calls), len(self.script)) - 1]
+
+    def _event(self, delta: Json, finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        head = {"id": f"chatcmpl-{len(self.calls)}", "object": "chat.completion.chunk", "created": 1}
+        return b"data: " + orjson.dumps({**head, "model": self.model, "choices": [choice]}) + b"\n\n"
+
+
+def _usage(call: Call, text: str) -> Usage:
+    """One token a word, of the question and of the answer."""
+    asked = sum(len(str(m.get("content") or "").split()) for m in call.body.get("messages", []))
+    return Usage(input_tokens=asked, output_tokens=len(text.split()))

@@ -1,0 +1,216 @@
+"""A gateway over fake backends: the real pipeline, journal, ledger, cache and HTTP server, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+
+from models.fake import FakeBackend
+from models.pool import Pool
+from models.prices import PriceOverride
+from models.retry import RetryPolicy
+from models.types import Capabilities
+from router.policy import RuleDecider, TierFacts
+from serving.accounts import Accounts
+from serving.admission import Admission
+from serving.cache.exact import ExactCache
+from serving.deciding import RemoteDecider, decide_or_refuse
+from serving.flights import Flights
+from serving.gateway import Gateway, GatewaySettings
+from serving.ledger.allowance import Allowance
+from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
+from serving.ledger.journal import Journal
+from serving.ledger.keys import KeyTable, loader
+from serving.ledger.schema import requests
+from serving.ledger.store import Store
+from serving.ledger.writer import Writer
+from serving.pipeline import Pipeline
+from serving.status import Status
+from serving.telemetry import GatewayMetrics
+from serving.tiers import ServingTier, Tiers
+from serving.wire.request import Limits
+
+HARD = "Prove step by step that sqrt(2) is irrational. You must give at least two proofs."
+
+
+@dataclass
+class Setup:
+    """What a test may change before the gateway starts."""
+
+    folder: Path
+    small: FakeBackend = field(default_factory=lambda: FakeBackend("small/0", "tiny"))
+    frontier: FakeBackend | None = field(default_factory=lambda: FakeBackend("frontier/0", "huge"))
+    budgets: Budgets = field(default_factory=Budgets)
+    required: bool = False
+    max_in_flight: int = 64
+    deadline_s: float = 30.0
+    router_fails: bool = False
+
+
+@dataclass
+class Running:
+    """A gateway that answers on a port, and the ledger its rows arrive in."""
+
+    url: str
+    http: aiohttp.ClientSession
+    store: Store
+    writer: Writer
+    cache: ExactCache
+    flights: Flights[Any, Any]
+    table: KeyTable
+
+    async def ask(self, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any) -> tuple[Any, Any]:
+        """(status and headers, parsed body) of one unary chat request."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": text}], **fields}
+        async with self.http.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as response:
+            return response, await response.json()
+
+    async def stream(self, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any) -> tuple[Any, bytes]:
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": text}], **fields}
+        async with self.http.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as response:
+            return response, await response.read()
+
+    async def rows(self, count: int | None = None) -> list[dict[str, Any]]:
+        """The ledger's rows in order of arrival; waits for `count` of them."""
+        until_s = time.monotonic() + 5
+        while True:
+            await asyncio.to_thread(self.writer.ingest_once)
+            with self.store.read() as connection:
+                found = [dict(r) for r in connection.execute(requests.select().order_by(requests.c.at_ms)).mappings()]
+            if count is None or len(found) >= count or time.monotonic() > until_s:
+                assert count is None or len(found) == count, f"{len(found)} rows, expected {count}"
+                return found
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def running(setup: Setup) -> AsyncIterator[Running]:
+    """Everything but Ray: the same objects that `serving/app.py` puts together."""
+    store = await asyncio.to_thread(Store.open, f"sqlite:///{setup.folder / 'ledger.db'}")
+    writer = Writer(store, setup.folder / "journal")
+    grants = Grants(setup.budgets, grace_s=0.0)
+    journal = Journal(setup.folder / "journal", "test")
+
+    async def lease(request: LeaseRequest) -> Lease:
+        grants.ingested(await asyncio.to_thread(writer.ingest_once))
+        return grants.lease(request)
+
+    metrics = GatewayMetrics()
+    tiers = _tiers(setup, metrics)
+    cache = await ExactCache.open(setup.folder / "cache.db")
+    flights: Flights[Any, Any] = Flights()
+    allowance = Allowance(journal.owner, lease, setup.budgets)
+    table = KeyTable(loader(store))
+    await table.refresh()
+    facts = [
+        TierFacts(t.name, t.capabilities.context_tokens, t.capabilities.images, t.capabilities.tools, t.local)
+        for t in tiers.ordered
+    ]
+    rules = RuleDecider(facts)
+
+    async def ask(given: Any, deadline_s: float) -> Any:
+        if setup.router_fails:
+            raise ConnectionError("no router")
+        return await decide_or_refuse(rules, given, deadline_s)
+
+    decide = RemoteDecider(ask, facts, "small", 1.0, metrics.router_fell_back)
+    accounts = Accounts(journal, allowance, metrics, tiers)
+    settings = GatewaySettings(Limits(max_body_bytes=100_000), setup.deadline_s, setup.max_in_flight, False, True, "")
+    app = Gateway(
+        settings,
+        Pipeline(tiers, decide, flights, cache, accounts),
+        Admission(table, setup.required, allowance),
+        Status(tiers, lambda: rules.version, None, time.time()),
+        lambda: rules.version,
+    )
+    async with _serving(app) as url, aiohttp.ClientSession() as http:
+        yield Running(url, http, store, writer, cache, flights, table)
+    await flights.drain(1.0)
+    await cache.close()
+    journal.stop()
+    writer.close()
+    store.close()
+
+
+def _tiers(setup: Setup, metrics: GatewayMetrics) -> Tiers:
+    def price(input_usd: float, output_usd: float) -> PriceOverride:
+        return PriceOverride.model_validate(
+            {
+                "input_usd_per_mtok": input_usd,
+                "output_usd_per_mtok": output_usd,
+                "as_of": "2026-11-01",
+                "source": "test",
+            }
+        )
+
+    def pool(backends: Sequence[FakeBackend]) -> Pool:
+        return Pool("test", backends, RetryPolicy(attempts=2, base_s=0.01), None, metrics)
+
+    narrow = Capabilities(context_tokens=2048, images=False, tools=False)
+    small = ServingTier("small", 0, pool([setup.small]), {"small/0": price(1, 2)}, ("tiny",), narrow, local=True)
+    hosted = None if setup.frontier is None else pool([setup.frontier])
+    absent = "" if hosted else "no_key"
+    frontier = ServingTier(
+        "frontier", 1, hosted, {"frontier/0": price(100, 500)}, ("huge",), Capabilities(), False, absent
+    )
+    return Tiers([small, frontier], {"best": "frontier"})
+
+
+@contextlib.asynccontextmanager
+async def _serving(app: Gateway) -> AsyncIterator[str]:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(_CancelOnDisconnect(app), log_level="error", lifespan="on", access_log=False)
+    )
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _CancelOnDisconnect:
+    """What Ray Serve does: the handler of a client that has left is cancelled."""
+
+    def __init__(self, app: Gateway) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        handler = asyncio.create_task(self._app(scope, messages.get, send))
+        listener = asyncio.create_task(self._listen(receive, messages, handler))
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await handler
+        finally:
+            listener.cancel()
+
+    async def _listen(self, receive: Any, messages: asyncio.Queue[Any], handler: asyncio.Task[None]) -> None:
+        while True:
+            message = await receive()
+            await messages.put(message)
+            if message["type"] == "http.disconnect":
+                handler.cancel()
+                return
