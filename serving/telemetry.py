@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from models.errors import FarthingError
 from serving.ledger.row import Row
+
+if TYPE_CHECKING:
+    from models.local.vllm_compat import EngineLoad
 
 Mode = Literal["livesum", "livemax", "mostrecent"]  # of prometheus_client's, those in use here
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -178,13 +181,27 @@ class EngineMetrics:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"farthing_engine_{name}", text, ("model",), registry=registry)
 
-        self.running = gauge("running_requests", "Requests vLLM is decoding")
-        self.waiting = gauge("waiting_requests", "Requests in vLLM's queue")
-        self.kv_used = gauge("kv_cache_usage_ratio", "Share of KV-cache blocks in use", "livemax")
-        self.prefix_hits = counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache")
-        self.prefix_queries = counter("prefix_cache_queried_tokens", "Prompt tokens looked up in the prefix cache")
-        self.generated = counter("generated_tokens", "Tokens generated")
-        self.preemptions = counter("preemptions", "Requests preempted for want of KV blocks")
+        self._now = {
+            "running": gauge("running_requests", "Requests vLLM is decoding"),
+            "waiting": gauge("waiting_requests", "Requests in vLLM's queue"),
+            "kv_usage": gauge("kv_cache_usage_ratio", "Share of KV-cache blocks in use", "livemax"),
+        }
+        self._since_start = {
+            "prefix_hit_tokens": counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache"),
+            "prefix_queried_tokens": counter("prefix_cache_queried_tokens", "Prompt tokens looked up there"),
+            "generated_tokens": counter("generated_tokens", "Tokens generated"),
+            "preemptions": counter("preemptions", "Requests preempted for want of KV blocks"),
+        }
+        self._told = dict.fromkeys(self._since_start, 0)
+
+    def observe(self, model: str, load: EngineLoad) -> None:
+        """Take vLLM's figures; those that count since its start are passed on as what came since the last look."""
+        for name, gauge in self._now.items():
+            gauge.labels(model).set(getattr(load, name))
+        for name, counter in self._since_start.items():
+            total = getattr(load, name)
+            counter.labels(model).inc(total - self._told[name])
+            self._told[name] = total
 
 
 def read_gpus() -> list[GpuReading]:

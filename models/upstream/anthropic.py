@@ -6,7 +6,7 @@ Nothing is retried here.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,6 +29,8 @@ class AnthropicBackend(HttpBackend):
     """Implements `models.backend.Backend`. `base_url` is `https://api.anthropic.com`, with or without `/v1`.
 
     `default_max_tokens` bounds an answer whose caller sets no bound: OpenAI's API wants none, Anthropic's does.
+    `ignored_fields` are left out by the operator's choice instead of being refused: most models since Opus 4.7 take no
+    `temperature` or `top_p` other than 1, which many callers send with every request.
     """
 
     def __init__(  # noqa: PLR0913 - declared facts of one backend, all by name in the one place that makes them
@@ -45,6 +47,7 @@ class AnthropicBackend(HttpBackend):
         health_path: str | None = None,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
         default_max_tokens: int = DEFAULT_MAX_TOKENS,
+        ignored_fields: Collection[str] = (),
     ) -> None:
         super().__init__(
             name,
@@ -59,6 +62,7 @@ class AnthropicBackend(HttpBackend):
             idle_timeout_s=idle_timeout_s,
         )
         self._default_max_tokens = min(default_max_tokens, capabilities.context_tokens)
+        self._ignored_fields = frozenset(ignored_fields)
 
     def _auth(self) -> dict[str, str]:
         return {} if self._key is None else {"x-api-key": self._key()}
@@ -66,7 +70,8 @@ class AnthropicBackend(HttpBackend):
     def _translated(self, call: Call, stream: bool) -> Json:
         if call.endpoint != "chat/completions":
             raise Unsupported("Anthropic's API has no text completions; use /v1/chat/completions", param="prompt")
-        return to_messages(call.body, self.model, stream, self._default_max_tokens)
+        asked = {name: value for name, value in call.body.items() if name not in self._ignored_fields}
+        return to_messages(asked, self.model, stream, self._default_max_tokens)
 
     @asynccontextmanager
     async def _ask(self, call: Call, stream: bool) -> AsyncIterator[aiohttp.ClientResponse]:

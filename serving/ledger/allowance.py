@@ -253,8 +253,7 @@ class Allowance:
     async def report(self) -> None:
         """State what is held and hand back what has lain idle. Raises LedgerUnreachable."""
         async with self._exchanging:
-            if accounts := [account for account in self._accounts.values() if account.speaks]:
-                await self._exchange(accounts)
+            await self._exchange([account for account in self._accounts.values() if account.speaks], whole=True)
         gone_s = self._clock_s() - _FORGET_S
         for key_id in [i for i, a in self._accounts.items() if a.touched_s < gone_s and not a.speaks]:
             del self._accounts[key_id]
@@ -281,17 +280,17 @@ class Allowance:
         self._returns.set()
         return account.grant
 
-    async def _exchange(self, accounts: list[_Account]) -> None:
+    async def _exchange(self, accounts: list[_Account], *, whole: bool = False) -> None:
         now_s = self._clock_s()
         if now_s < self._down_until_s:
             for account in accounts:
                 account.want, account.round = NOTHING, account.round + 1
             raise LedgerUnreachable("the ledger did not answer a moment ago")
         wants = [account.want for account in accounts]
-        request = LeaseRequest(self._replica, next(self._numbers), tuple(account.state(now_s) for account in accounts))
+        asks = tuple(account.state(now_s) for account in accounts)
         try:
             async with asyncio.timeout(self._timeout_s):
-                lease = await self._transport(request)
+                lease = await self._transport(LeaseRequest(self._replica, next(self._numbers), asks, whole))
         except (LedgerUnreachable, TimeoutError) as exc:
             self._down_until_s = self._clock_s() + _DOWN_S
             raise LedgerUnreachable(f"the ledger did not answer: {exc or 'timeout'}") from exc

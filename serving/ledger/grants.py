@@ -78,11 +78,13 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """`replica` is its journal's `owner`; `number` rises with every request, so that a late one is told apart."""
+    """`replica` is its journal's `owner`; `number` rises with every request, so that a late one is told apart. `whole`
+    says that the asks tell of everything the replica holds."""
 
     replica: str
     number: int
     asks: tuple[Ask, ...]
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +129,18 @@ class Grants:
         self,
         budgets: Budgets,
         spent: Iterable[Spend] = (),
+        unheard: Iterable[str] = (),
         *,
-        grace_s: float = LEASE_TTL_S,
         clock_s: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = epoch_ms,
     ) -> None:
-        """`spent` is this UTC day's spend by the ledger's rows, taken after a first ingest.
-
-        For `grace_s` no limited money is leased: until then replicas may hold leases of an earlier ledger process that
-        they have not told of yet.
+        """`spent` is this UTC day's spend by the ledger's rows, `unheard` the owners of journals, both after a first
+        pass of the writer: no limited money is leased until those have said what they hold from an earlier process.
         """
         self._budgets = budgets
         self._clock_s, self._clock_ms = clock_s, clock_ms
-        self._ready_s = clock_s() + grace_s
+        self._unheard = set(unheard)
+        self._unheard_until_s = clock_s() + HOLD_S
         self._day = clock_ms() // DAY_MS
         self._spent: Counter[Scope] = Counter()
         self._held: dict[tuple[str, str], tuple[str, Amounts]] = {}  # (replica, key) -> tenant, money and slots
@@ -162,6 +163,7 @@ class Grants:
         for owner, key_id in [held for held in self._held if held[0] == replica]:
             self._hold(owner, key_id, "", NOTHING)
         self._seen.pop(replica, None)
+        self._unheard.discard(replica)
 
     def lease(self, request: LeaseRequest) -> Lease:
         """Answer a replica. A request that was overtaken by a later one gets nothing and changes nothing."""
@@ -172,7 +174,10 @@ class Grants:
         for replica in [r for r, (seen_s, _) in self._seen.items() if now_s - seen_s > HOLD_S]:
             self.forget(replica)
         self._roll(self._clock_ms() // DAY_MS)
-        return Lease(tuple(self._grant(request.replica, ask, now_s) for ask in request.asks), self._ingested_ms)
+        grants = tuple(self._grant(request.replica, ask, now_s) for ask in request.asks)
+        if request.whole:
+            self._unheard.discard(request.replica)
+        return Lease(grants, self._ingested_ms)
 
     def _grant(self, replica: str, ask: Ask, now_s: float) -> Grant:
         self._hold(replica, ask.key_id, ask.tenant, ask.held)
@@ -201,8 +206,8 @@ class Grants:
         limits = self._budgets.limits(ask.key_id, ask.tenant, ask.limits.nusd_per_day)
         if not limits:
             return ask.want.nusd, "", 0.0
-        if now_s < self._ready_s:
-            return 0, "restart", self._ready_s - now_s
+        if self._unheard and now_s < self._unheard_until_s:
+            return 0, "restart", LEASE_TTL_S / 2
         room, scope = min((limit - self._spent[s] - self._totals[s], s) for s, limit in limits)
         spent_up = self._spent[scope] >= dict(limits)[scope]
         wait_s = (DAY_MS - self._clock_ms() % DAY_MS) / 1000 if spent_up else LEASE_TTL_S

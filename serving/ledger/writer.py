@@ -105,8 +105,13 @@ class Writer:
                     path.unlink()
                     stats.ended.append(owner_of(path))
         self._unreported = IngestStats(0)
-        stats.ended = [o for o in dict.fromkeys(stats.ended) if not any(self._directory.glob(f"{o}.*{SUFFIX}"))]
+        living = self.owners()
+        stats.ended = [o for o in dict.fromkeys(stats.ended) if o not in living]
         return stats
+
+    def owners(self) -> set[str]:
+        """The processes with a journal here; after a pass these are the living."""
+        return {owner_of(path) for path in self._directory.glob(f"*{SUFFIX}")}
 
     def retain(self, days: int) -> int:
         """Delete rows older than so many days; returns how many."""

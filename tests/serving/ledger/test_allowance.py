@@ -27,7 +27,7 @@ class World:
     called: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.grants = self.ledger(grace_s=0)
+        self.grants = self.ledger()
 
     def clock_s(self) -> float:
         return self.now_s
@@ -35,8 +35,8 @@ class World:
     def clock_ms(self) -> int:
         return int(self.now_s * 1000)
 
-    def ledger(self, grace_s: float, *spent: Spend) -> Grants:
-        return Grants(self.budgets, spent, grace_s=grace_s, clock_s=self.clock_s, clock_ms=self.clock_ms)
+    def ledger(self, *spent: Spend, unheard: tuple[str, ...] = ()) -> Grants:
+        return Grants(self.budgets, spent, unheard, clock_s=self.clock_s, clock_ms=self.clock_ms)
 
     def replica(self, name: str = "a") -> Allowance:
         return Allowance(name, self.transport, self.budgets, clock_s=self.clock_s, clock_ms=self.clock_ms)
@@ -75,7 +75,6 @@ async def test_a_key_without_limits_never_asks_the_ledger(world: World) -> None:
     replica = world.replica()
     replica.leave(await replica.admit(key(), 10**9), 10**9)
     replica.settle(await replica.reserve(key(), 10**15), 10**15)
-    await replica.report()
     assert world.calls == 0
 
 
@@ -194,7 +193,7 @@ async def test_a_budget_is_refused_by_name(budgets: Budgets, limits: dict[str, i
 
 async def test_another_tenants_spend_does_not_count(world: World) -> None:
     world.budgets = Budgets(tenant_nusd_per_day={"t": 1_000, "u": 1_000})
-    world.grants = world.ledger(0, world.spend(1_000, "x", "u"))
+    world.grants = world.ledger(world.spend(1_000, "x", "u"))
     await world.replica().reserve(key("k", "t"), 1_000)
     with pytest.raises(BudgetExceeded):
         await world.replica("b").reserve(key("x", "u"), 1)
@@ -305,15 +304,24 @@ async def test_a_lease_is_void_when_the_ledger_was_not_heard_of(world: World) ->
 async def test_a_restarted_ledger_hears_of_reservations_before_it_leases(world: World) -> None:
     a, b, limited = world.replica("a"), world.replica("b"), key(nusd_per_day=1_000)
     await a.reserve(limited, 600)
-    world.grants = world.ledger(LEASE_TTL_S, world.spend(300))
-    with pytest.raises(CannotReserve, match="just started"):
-        await b.reserve(limited, 100)
+    world.grants = world.ledger(world.spend(300), unheard=("a", "b", "dead"))
     await a.report()
-    world.now_s += LEASE_TTL_S
+    for _ in range(2):
+        with pytest.raises(CannotReserve, match="just started"):
+            await b.reserve(limited, 100)
+        await b.report()
+        world.now_s += 1
+    world.ingest(ended=("dead",))
     with pytest.raises(BudgetExceeded, match="this key's"):
         await b.reserve(limited, 101)
     world.now_s += 1
     await b.reserve(limited, 100)
+
+
+async def test_a_restarted_ledger_does_not_wait_for_ever(world: World) -> None:
+    world.grants = world.ledger(unheard=("hung",))
+    world.now_s += HOLD_S
+    await world.replica().reserve(key(nusd_per_day=1_000), 1_000)
 
 
 async def test_an_overtaken_request_changes_nothing(world: World) -> None:

@@ -3,24 +3,22 @@ budget plus what single requests were billed above their reservation."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import random
 from collections import Counter
 from dataclasses import dataclass
 
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+import pytest
 
 from models.errors import BudgetExceeded
 from serving.ledger.allowance import Allowance, LedgerUnreachable, Reservation
-from serving.ledger.grants import LEASE_TTL_S, Budgets, Grants, Lease, LeaseRequest
+from serving.ledger.grants import HOLD_S, LEASE_TTL_S, Budgets, Grants, Lease, LeaseRequest
 from serving.ledger.keys import ApiKey, Limits
 from serving.ledger.store import DAY_MS, Spend
 from serving.ledger.writer import IngestStats
 
 LIMIT = 1_000
-KEYS = [ApiKey(f"k{i}", "t", limits=Limits(nusd_per_day=700)) for i in range(2)]
+KEYS = [ApiKey(f"k{i}", "t", limits=Limits(nusd_per_day=LIMIT)) for i in range(2)]
 BUDGETS = Budgets(deployment_nusd_per_day=LIMIT)
 
 
@@ -28,39 +26,37 @@ BUDGETS = Budgets(deployment_nusd_per_day=LIMIT)
 class Flight:
     replica: str
     key: ApiKey
-    day_ms: int
+    at_ms: int
     reserved: int
     reservation: Reservation
 
 
-class Spending(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.now_s = 100 * 86_400.0 + 86_000
-        self.fate = "answered"
+class Spending:
+    """Two replicas and a ledger on one clock; every method is something that may happen at any time."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now_s = 100 * 86_400.0
         self.flights: list[Flight] = []
         self.journal: list[Spend] = []  # written, not yet in the ledger
         self.rows: list[Spend] = []
+        self.ingest: tuple[int, list[Spend]] | None = None  # a pass under way: when it began, what it committed
         self.above: Counter[int] = Counter()
-        self.births = 0
+        self.births = self.reserved = 0
+        self.fate = "answered"
         self.late: LeaseRequest | None = None
         self.replicas: dict[str, Allowance] = {}
-        self.grants = self.ledger(0)
+        self.grants = self.ledger()
         for _ in range(2):
             self.give_birth()
-
-    def teardown(self) -> None:
-        if hasattr(self, "loop"):
-            self.loop.close()
 
     def clock_ms(self) -> int:
         return int(self.now_s * 1000)
 
-    def ledger(self, grace_s: float) -> Grants:
-        day_ms = self.clock_ms() // DAY_MS * DAY_MS
-        spent = [row for row in self.rows if row.at_ms >= day_ms]
-        return Grants(BUDGETS, spent, grace_s=grace_s, clock_s=lambda: self.now_s, clock_ms=self.clock_ms)
+    def ledger(self) -> Grants:
+        today_ms = self.clock_ms() // DAY_MS * DAY_MS
+        spent = [row for row in self.rows if row.at_ms >= today_ms]
+        return Grants(BUDGETS, spent, set(self.replicas), clock_s=lambda: self.now_s, clock_ms=self.clock_ms)
 
     def give_birth(self) -> None:
         name = f"r{self.births}"
@@ -69,92 +65,109 @@ class Spending(RuleBasedStateMachine):
         self.replicas[name] = Allowance(name, self.transport, BUDGETS, **clocks)  # type: ignore[arg-type]
 
     async def transport(self, request: LeaseRequest) -> Lease:
-        if self.fate == "unheard":
+        fate, self.fate = self.fate, "answered"
+        if fate == "late":
             self.late = request
-            raise LedgerUnreachable("lost on the way")
+            raise LedgerUnreachable("slow")
         lease = self.grants.lease(request)
-        if self.fate == "unanswered":
+        if fate == "unanswered":
             raise LedgerUnreachable("the answer was lost")
         return lease
 
-    @rule(which=st.integers(0, 1), key=st.sampled_from(KEYS), nusd=st.integers(1, 400))
-    def reserve(self, which: int, key: ApiKey, nusd: int) -> None:
-        name = sorted(self.replicas)[which]
-        with contextlib.suppress(BudgetExceeded):
-            reservation = self.loop.run_until_complete(self.replicas[name].reserve(key, nusd))
-            self.flights.append(Flight(name, key, self.clock_ms(), nusd, reservation))
+    def some_replica(self) -> str:
+        return self.random.choice(sorted(self.replicas))
 
-    @rule(which=st.integers(0, 5), part=st.sampled_from([0.0, 0.5, 1.0, 1.0, 1.2]))
-    def settle(self, which: int, part: float) -> None:
+    async def reserve(self) -> None:
+        name, key, nusd = self.some_replica(), self.random.choice(KEYS), self.random.choice([1, 100, 300, 500, 1_000])
+        with contextlib.suppress(BudgetExceeded):
+            reservation = await self.replicas[name].reserve(key, nusd)
+            self.flights.append(Flight(name, key, self.clock_ms(), nusd, reservation))
+            self.reserved += 1
+        self.now_s += self.random.choice([0.001, 0.2, 1.1])
+
+    async def settle(self) -> None:
         if self.flights:
-            flight = self.flights.pop(which % len(self.flights))
-            nusd = int(flight.reserved * part)
-            self.above[flight.day_ms // DAY_MS] += max(0, nusd - flight.reserved)
-            self.journal.append(Spend(flight.day_ms, "t", flight.key.id, nusd))
+            flight = self.flights.pop(self.random.randrange(len(self.flights)))
+            nusd = int(flight.reserved * self.random.choice([0.0, 0.5, 1.0, 1.2]))
+            self.above[flight.at_ms // DAY_MS] += max(0, nusd - flight.reserved)
+            self.journal.append(Spend(flight.at_ms, "t", flight.key.id, nusd))
             self.replicas[flight.replica].settle(flight.reservation, nusd)
 
-    @rule(which=st.integers(0, 1), fate=st.sampled_from(["answered", "answered", "answered", "unheard", "unanswered"]))
-    def report(self, which: int, fate: str) -> None:
-        self.fate = fate
+    async def report(self) -> None:
+        self.fate = self.random.choice(["answered", "answered", "late", "unanswered"])
         with contextlib.suppress(LedgerUnreachable):
-            self.loop.run_until_complete(self.replicas[sorted(self.replicas)[which]].report())
-
-    @rule()
-    def heal(self) -> None:
+            await self.replicas[self.some_replica()].report()
         self.fate = "answered"
 
-    @rule()
-    def deliver_late(self) -> None:
+    async def deliver_late(self) -> None:
         if self.late is not None:
             self.grants.lease(self.late)
 
-    @rule()
-    def ingest(self) -> None:
+    async def begin_pass(self) -> None:
+        await self.end_pass()
         self.now_s += 0.01
-        self.take_in([])
+        self.ingest = (self.clock_ms(), self.journal)
+        self.rows += self.journal
+        self.journal = []
+        self.now_s += 0.01
 
-    def take_in(self, ended: list[str]) -> None:
-        new, self.journal = self.journal, []
-        self.rows += new
-        self.grants.ingested(IngestStats(self.clock_ms(), spend=new, ended=ended))
+    async def end_pass(self, *ended: str) -> None:
+        if self.ingest is not None:
+            started_ms, new = self.ingest
+            self.ingest = None
+            self.grants.ingested(IngestStats(started_ms, spend=new, ended=list(ended)))
 
-    @rule(which=st.integers(0, 1))
-    def kill_replica(self, which: int) -> None:
-        name = sorted(self.replicas)[which]
+    async def kill_replica(self) -> None:
+        name = self.some_replica()
         del self.replicas[name]
         self.flights = [flight for flight in self.flights if flight.replica != name]
         self.give_birth()
-        self.now_s += 0.01
-        self.take_in([name])
+        await self.begin_pass()
+        await self.end_pass(name)
 
-    @rule()
-    def restart_ledger(self) -> None:
-        """The new process reads the journals, learns what was spent, and then serves."""
-        self.rows += self.journal
-        self.journal = []
-        self.grants = self.ledger(LEASE_TTL_S)
+    async def restart_ledger(self) -> None:
+        """The new process reads the journals, learns what was spent and who lives, and then serves."""
+        await self.begin_pass()
+        self.ingest = self.late = None
+        self.grants = self.ledger()
 
-    @rule(seconds=st.sampled_from([0.05, 0.5, 1.7, 2.5, LEASE_TTL_S, 400.0]))
-    def wait(self, seconds: float) -> None:
-        """Replicas that live report in time, as `keep` does."""
-        end_s = self.now_s + seconds
-        while self.now_s < end_s:
-            self.now_s = min(end_s, self.now_s + 1.6)
+    async def wait(self) -> None:
+        """Silent for moments; for hours no living replica is."""
+        seconds = self.random.choice([1.7, LEASE_TTL_S, 86_400.0])
+        self.now_s += seconds
+        if seconds > HOLD_S:
             for replica in self.replicas.values():
-                with contextlib.suppress(LedgerUnreachable):
-                    self.loop.run_until_complete(replica.report())
+                await replica.report()
 
-    @invariant()
-    def bills_stay_within_the_budget(self) -> None:
-        if hasattr(self, "rows"):
-            total: Counter[int] = Counter()
-            for row in [*self.rows, *self.journal]:
-                total[row.at_ms // DAY_MS] += row.nusd
-            for flight in self.flights:
-                total[flight.day_ms // DAY_MS] += flight.reserved
-            for day, nusd in total.items():
-                assert nusd <= LIMIT + self.above[day]
+    async def rest(self) -> None:
+        """Everything ends and is read, and replicas have time to say so."""
+        while self.flights:
+            await self.settle()
+        await self.begin_pass()
+        await self.end_pass()
+        for _ in range(3):
+            self.now_s += LEASE_TTL_S + 1
+            for replica in self.replicas.values():
+                await replica.report()
+
+    def check(self) -> None:
+        total: Counter[int] = Counter()
+        for row in [*self.rows, *self.journal]:
+            total[row.at_ms // DAY_MS] += row.nusd
+        for flight in self.flights:
+            total[flight.at_ms // DAY_MS] += flight.reserved
+        for day, nusd in total.items():
+            assert nusd <= LIMIT + self.above[day]
 
 
-TestSpending = Spending.TestCase
-TestSpending.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+@pytest.mark.parametrize("seed", range(12))
+async def test_bills_stay_within_the_budget(seed: int) -> None:
+    world = Spending(seed)
+    often = [world.reserve, world.settle, world.report, world.begin_pass, world.end_pass]
+    seldom = [world.deliver_late, world.kill_replica, world.restart_ledger, world.wait, world.wait]
+    for _ in range(3_000):
+        await world.random.choice(often * 3 + seldom)()
+        world.check()
+    assert world.reserved > 100
+    await world.rest()
+    assert world.grants._held == {}
