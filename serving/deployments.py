@@ -84,14 +84,14 @@ class Engine:
 
     async def __init__(self, flags: list[str], runtime: Runtime, model: str) -> None:  # type: ignore[misc]
         from models.local.engine import Engine as Inside
-        from models.local.engine import EngineApp
+        from models.local.engine import create_app
         from serving.telemetry import EngineMetrics
 
         self._metrics = EngineMetrics()
         self._inside = Inside(flags, observer=lambda load: self._metrics.observe(model, load))
         await self._inside.start()
         await self._inside.warm_up()
-        self._app = EngineApp(self._inside, read_secret(runtime.engine_token_file))
+        self._app = create_app(self._inside, read_secret(runtime.engine_token_file))
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app

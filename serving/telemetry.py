@@ -19,7 +19,7 @@ from models.errors import FarthingError
 from serving.ledger.row import Row
 
 if TYPE_CHECKING:
-    from models.local.vllm_compat import EngineLoad
+    from models.local.vocabulary import EngineLoad
 
 Mode = Literal["livesum", "livemax", "mostrecent"]  # of prometheus_client's, those in use here
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -188,9 +188,10 @@ class EngineMetrics:
         }
         self._since_start = {
             "prefix_hit_tokens": counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache"),
-            "prefix_queried_tokens": counter("prefix_cache_queried_tokens", "Prompt tokens looked up there"),
+            "prefix_query_tokens": counter("prefix_cache_queried_tokens", "Prompt tokens looked up there"),
             "generated_tokens": counter("generated_tokens", "Tokens generated"),
             "preemptions": counter("preemptions", "Requests preempted for want of KV blocks"),
+            "rejections": counter("rejections", "Requests refused because vLLM's queue was full"),
         }
         self._told = dict.fromkeys(self._since_start, 0)
 

@@ -21,6 +21,7 @@ from serving.ledger.schema import requests
 from serving.ledger.store import Store, epoch_ms
 
 _BATCH_ROWS = 1_000
+_NAMES = [str(column.name) for column in requests.columns]
 
 
 def lines(store: Store, since_ms: int = 0, tenant: str | None = None) -> Iterator[bytes]:
@@ -29,8 +30,8 @@ def lines(store: Store, since_ms: int = 0, tenant: str | None = None) -> Iterato
     if tenant is not None:
         query = query.where(requests.c.tenant == tenant)
     with store.read() as connection:
-        for row in connection.execution_options(yield_per=_BATCH_ROWS).execute(query).mappings():
-            yield orjson.dumps(dict(row), option=orjson.OPT_APPEND_NEWLINE)
+        for row in connection.execution_options(yield_per=_BATCH_ROWS).execute(query):
+            yield orjson.dumps(dict(zip(_NAMES, row, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def to_file(rows: Iterable[bytes], path: Path) -> int:
@@ -56,6 +57,15 @@ def _copy(rows: Iterable[bytes], file: BinaryIO) -> int:
     return count
 
 
+def _to_stdout(rows: Iterable[bytes]) -> int:
+    try:
+        _copy(rows, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader has seen enough; the interpreter's own flush at exit must not fail on it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since", default="1970-01-01", metavar="WHEN", help="1h, 7d, 2026-11-01 (default: everything)"
@@ -68,9 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, store: Store) -> int:
     rows = lines(store, parse_since(args.since, epoch_ms()), args.tenant)
     if args.output is None:
-        _copy(rows, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return 0
+        return _to_stdout(rows)
     try:
         count = to_file(rows, args.output)
     except OSError as exc:

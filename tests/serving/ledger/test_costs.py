@@ -64,7 +64,7 @@ def test_sums_are_those_of_the_rows(store: Store, put: Put) -> None:
         "cache": Line(1, 0, 0, 0, 0, 0),
         "none": Line(1, 0, 0, 0, 2, 2),
     }
-    assert list(costs_.routes)[0] == "small"
+    assert next(iter(costs_.routes)) == "small"
     assert costs_.total == Line(5, 30, 4, 3, 2 * big + 9, 7)
     assert costs_.statuses == {"answered": 3, "cached": 1, "failed": 1}
     assert costs_.all_frontier == Alternative(4, 2 * big + 7, 2 * big + 20)

