@@ -84,7 +84,9 @@ def check(reply: Reply, expected: Expected, now_s: float) -> Sample:
     except (ValueError, LookupError, TypeError) as exc:
         raise WrongAnswerError(f"unreadable ({exc!r}): {reply.body[-300:].decode(errors='replace')}") from exc
     if expected.text is not None and text != expected.text:
-        raise WrongAnswerError(f"text of {len(text)} characters in {count} chunks is not the expected one: {text[:80]!r}")
+        raise WrongAnswerError(
+            f"text of {len(text)} characters in {count} chunks is not the expected one: {text[:80]!r}"
+        )
     if not text:
         raise WrongAnswerError("no text")
     tokens = usage.get("completion_tokens") or count

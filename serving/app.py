@@ -19,6 +19,7 @@ from models.prices import Price, PriceBook
 from models.retry import RetryPolicy
 from models.types import Capabilities
 from models.upstream.anthropic import AnthropicBackend
+from models.upstream.engine import EngineBackend as LocalBackend
 from models.upstream.openai import OpenAIBackend, make_session
 from router.artifacts import current_version
 from router.decision import Decider, Decision, Facts
@@ -141,7 +142,7 @@ async def build_gateway(config: Config, runtime: Runtime, replica: str, ask: Ask
     pipeline = Pipeline(tiers, decide, flights, cache, accounts)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
     door = Admission(table, config.auth_required, allowance)
-    app = Gateway(_settings(config), pipeline, door, status, version)
+    app = Gateway(_settings(config, runtime), pipeline, door, status, version)
     tasks = [
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
@@ -150,7 +151,7 @@ async def build_gateway(config: Config, runtime: Runtime, replica: str, ask: Ask
     return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks)
 
 
-def _settings(config: Config) -> GatewaySettings:
+def _settings(config: Config, runtime: Runtime) -> GatewaySettings:
     gateway = config.gateway
     return GatewaySettings(
         limits=Limits(max_body_bytes=gateway.max_body_mib * MIB, max_messages=gateway.max_messages),
@@ -159,6 +160,7 @@ def _settings(config: Config) -> GatewaySettings:
         sampled_cache=config.cache.exact.sampled,
         coalesce=config.cache.coalesce,
         namespace="",
+        draining_file=runtime.draining_file,
     )
 
 
@@ -259,14 +261,14 @@ def _backend(
     """None when the backend's key is not there."""
     if isinstance(backend, EngineBackend):
         assert local is not None
-        return OpenAIBackend(
+        return LocalBackend(
             name,
             runtime.engine_url(tier.name),
             local.model,
             session,
             _KeyFile(runtime.engine_token_file),
             local.capabilities,
-            health_path=f"{runtime.base_url}/engine/{tier.name}/ready",
+            presence=runtime.presence(tier.name),
         )
     key = _KeyFile(runtime.secret_file(name)) if backend.wants_key else None
     if key is not None and not key.path.is_file():

@@ -55,4 +55,4 @@ def _engine(runtime: Runtime, plan: EnginePlan) -> Any:
         graceful_shutdown_timeout_s=30,
         ray_actor_options=options,
     )
-    return deployment.bind(list(plan.flags), runtime, plan.model)
+    return deployment.bind(list(plan.flags), runtime, plan.tier, plan.model)

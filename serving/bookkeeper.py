@@ -58,7 +58,7 @@ class Bookkeeper:
         first = writer.ingest_once()
         usd = self._config.budget.frontier_usd_per_day
         budgets = Budgets(deployment_nusd_per_day=None if usd is None else int(usd * NUSD_PER_USD))
-        grants = Grants(budgets, store.spend_since(midnight_ms(epoch_ms())))
+        grants = Grants(budgets, store.spend_since(midnight_ms(epoch_ms())), writer.owners())
         grants.ingested(IngestStats(started_ms=first.started_ms, ended=first.ended))
         return writer, store, grants
 
@@ -92,7 +92,7 @@ class Bookkeeper:
                 stats = await self._in_thread(self._writer.ingest_once)
                 self._account(stats)
                 self._passed_s = time.monotonic()
-            except Exception:
+            except Exception:  # the edge of a background task: a database that is locked or gone is tried again
                 log.exception("the journals could not be taken into the ledger; trying again")
             await asyncio.sleep(INGEST_EVERY_S)
 
@@ -115,7 +115,7 @@ class Bookkeeper:
                 if days is not None and time.monotonic() - retained_s > RETAIN_EVERY_S:
                     await self._in_thread(self._writer.retain, days)
                     retained_s = time.monotonic()
-            except Exception:
+            except Exception:  # the edge of a background task: a database that is locked or gone is tried again
                 log.exception("the node could not be tended; trying again")
             await asyncio.sleep(NODE_EVERY_S)
 

@@ -7,6 +7,7 @@ reports its health, and ends it.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from ray import serve
@@ -82,15 +83,17 @@ class Gateway:
 class Engine:
     """vLLM behind its own route, which only this service's gateway can use."""
 
-    async def __init__(self, flags: list[str], runtime: Runtime, model: str) -> None:  # type: ignore[misc]
+    async def __init__(self, flags: list[str], runtime: Runtime, tier: str, model: str) -> None:  # type: ignore[misc]
         from models.local.engine import Engine as Inside
         from models.local.engine import create_app
+        from models.local.presence import announce
         from serving.telemetry import EngineMetrics
 
         self._metrics = EngineMetrics()
         self._inside = Inside(flags, observer=lambda load: self._metrics.observe(model, load))
         await self._inside.start()
         await self._inside.warm_up()
+        self._presence = announce(runtime.presence(tier))
         self._app = create_app(self._inside, read_secret(runtime.engine_token_file))
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -100,4 +103,5 @@ class Engine:
         await self._inside.check_health()
 
     async def __del__(self) -> None:
+        os.close(self._presence)
         await asyncio.to_thread(self._inside.shutdown)

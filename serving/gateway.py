@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_in
+from pathlib import Path
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -45,7 +46,7 @@ class GatewaySettings:
     sampled_cache: bool
     coalesce: bool
     namespace: str
-    drain_s: float = 30.0
+    draining_file: Path
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
@@ -88,7 +89,7 @@ class Gateway:
             await self._route(exchange)(exchange)
         except ClientGoneError:
             return
-        except Exception as exc:
+        except Exception as exc:  # the process edge: the caller gets an error object, never a trace
             if not isinstance(exc, FarthingError):
                 log.exception("request %s failed", exchange.request_id)
             if not exchange.started:
@@ -130,6 +131,8 @@ class Gateway:
         try:
             if self._in_flight > self._settings.max_in_flight:
                 raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
+            if self._settings.draining_file.exists():
+                raise Overloaded("this service is stopping; ask again when it is back", retry_after_s=30.0)
             asked = parse(endpoint, await exchange.body(self._settings.limits.max_body_bytes), self._settings.limits)
             options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
             asked = replace_in(asked, options=options)
@@ -255,6 +258,8 @@ class Gateway:
 
     async def _ready(self, exchange: Exchange) -> None:
         report = await self._status.ready()
+        if self._settings.draining_file.exists():
+            report = {**report, "ready": False, "detail": "stopping"}
         await exchange.reply_json(200 if report["ready"] else 503, report)
 
     async def _metrics(self, exchange: Exchange) -> None:

@@ -29,6 +29,7 @@ from serving.config import Config
 from serving.engine_plan import EnginePlan, plan_engine
 from serving.request_id import CALLBACK
 from serving.runtime import Runtime, engine_prefix, fresh_run_folder, store_keys, without_secrets
+from serving.telemetry import in_flight
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFTOVER_WAIT_S = 5.0
@@ -53,7 +54,8 @@ class Phases:
 
 def run(config: Config, tell: Callable[[str], None]) -> int:
     """Serve until SIGTERM or Ctrl-C. Raises StartError when the service cannot start."""
-    stop = _stop_on_signals()
+    stop = threading.Event()
+    _stop_on_signals(stop)
     phases = Phases(tell)
     _port_is_free(config.listen.host, config.listen.port)
     with _only_instance(config) as runtime, tempfile.TemporaryDirectory(prefix="farthing-") as sockets:
@@ -70,14 +72,14 @@ def run(config: Config, tell: Callable[[str], None]) -> int:
                 _watch(stop)
         finally:
             tell("draining and stopping ...")
+            _drain(config, runtime)
             _end()
     tell("stopped; nothing is left running")
     return 0
 
 
-def _stop_on_signals() -> threading.Event:
-    """The first signal drains; a second one, while draining, is left to end the process at once."""
-    stop = threading.Event()
+def _stop_on_signals(stop: threading.Event) -> None:
+    """The first signal drains; a second Ctrl-C, while draining, ends the process at once."""
 
     def asked(_number: int, _frame: Any) -> None:
         if stop.is_set():
@@ -86,7 +88,6 @@ def _stop_on_signals() -> threading.Event:
 
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)
-    return stop
 
 
 @contextlib.contextmanager
@@ -188,6 +189,7 @@ def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Ph
             logging_level="error",
             _node_ip_address="127.0.0.1",
         )
+        _stop_on_signals(stop)  # again: Ray put its own in their place, which print a stack
         proxied = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
         serve.start(
             # Behind HAProxy everything of Ray's stays on loopback; only HAProxy's own socket is bound to `host`.
@@ -251,6 +253,14 @@ def _announce(config: Config, runtime: Runtime, phases: Phases) -> None:
 def _watch(stop: threading.Event) -> None:
     while not stop.wait(1.0):
         pass
+
+
+def _drain(config: Config, runtime: Runtime) -> None:
+    """Take no new requests and wait for those under way: Serve's own shutdown ends HAProxy first, and them with it."""
+    runtime.draining_file.touch()
+    until_s = time.monotonic() + config.gateway.drain_s
+    while in_flight(runtime.metrics) and time.monotonic() < until_s:
+        time.sleep(0.2)
 
 
 def _end() -> None:

@@ -48,6 +48,15 @@ class Runtime:
     def engine_url(self, tier: str) -> str:
         return f"{self.base_url}{engine_prefix(tier)}/v1"
 
+    def presence(self, tier: str) -> Path:
+        """Where this tier's engines announce themselves."""
+        return self.run / "engines" / tier
+
+    @property
+    def draining_file(self) -> Path:
+        """There while the instance lets requests under way finish and takes no new ones."""
+        return self.run / "draining"
+
     def secret_file(self, backend_name: str) -> Path:
         return self.run / "secrets" / backend_name.replace("/", "-")
 

@@ -34,6 +34,13 @@ def exposition(directory: Path) -> bytes:
     return generate_latest(registry)
 
 
+def in_flight(directory: Path) -> float:
+    """Requests being answered by all gateway replicas."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    return registry.get_sample_value("farthing_in_flight_requests") or 0.0
+
+
 def forget_process(pid: int) -> None:
     """Take a dead process's gauges out of the sums (its counters stay: what was counted happened)."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):

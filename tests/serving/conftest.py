@@ -68,6 +68,7 @@ class Running:
     cache: ExactCache
     flights: Flights[Any, Any]
     table: KeyTable
+    door: CancelOnDisconnect
 
     async def ask(self, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any) -> tuple[Any, Any]:
         """(status and headers, parsed body) of one unary chat request."""
@@ -103,7 +104,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
     """Everything but Ray: the same objects that `serving/app.py` puts together."""
     store = await asyncio.to_thread(Store.open, f"sqlite:///{setup.folder / 'ledger.db'}")
     writer = Writer(store, setup.folder / "journal")
-    grants = Grants(setup.budgets, grace_s=0.0)
+    grants = Grants(setup.budgets)
     journal = Journal(setup.folder / "journal", "test")
 
     async def lease(request: LeaseRequest) -> Lease:
@@ -130,21 +131,33 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
 
     decide = RemoteDecider(ask, facts, "small", 1.0, metrics.router_fell_back)
     accounts = Accounts(journal, allowance, metrics, tiers)
-    settings = GatewaySettings(Limits(max_body_bytes=100_000), setup.deadline_s, setup.max_in_flight, False, True, "")
     app = Gateway(
-        settings,
+        _settings(setup),
         Pipeline(tiers, decide, flights, cache, accounts),
         Admission(table, setup.required, allowance),
         Status(tiers, lambda: rules.version, None, time.time()),
         lambda: rules.version,
     )
-    async with _serving(app) as url, aiohttp.ClientSession() as http:
-        yield Running(url, http, store, writer, cache, flights, table)
+    door = CancelOnDisconnect(app)
+    async with _serving(door) as url, aiohttp.ClientSession() as http:
+        yield Running(url, http, store, writer, cache, flights, table, door)
     await flights.drain(1.0)
     await cache.close()
     journal.stop()
     writer.close()
     store.close()
+
+
+def _settings(setup: Setup) -> GatewaySettings:
+    return GatewaySettings(
+        limits=Limits(max_body_bytes=100_000),
+        deadline_s=setup.deadline_s,
+        max_in_flight=setup.max_in_flight,
+        sampled_cache=False,
+        coalesce=True,
+        namespace="",
+        draining_file=setup.folder / "draining",
+    )
 
 
 def _tiers(setup: Setup, metrics: GatewayMetrics) -> Tiers:
@@ -172,12 +185,10 @@ def _tiers(setup: Setup, metrics: GatewayMetrics) -> Tiers:
 
 
 @contextlib.asynccontextmanager
-async def _serving(app: Gateway) -> AsyncIterator[str]:
+async def _serving(app: CancelOnDisconnect) -> AsyncIterator[str]:
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(_CancelOnDisconnect(app), log_level="error", lifespan="on", access_log=False)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", access_log=False))
     task = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started:
         await asyncio.sleep(0.01)
@@ -188,24 +199,30 @@ async def _serving(app: Gateway) -> AsyncIterator[str]:
         await task
 
 
-class _CancelOnDisconnect:
+class CancelOnDisconnect:
     """What Ray Serve does: the handler of a client that has left is cancelled."""
 
     def __init__(self, app: Gateway) -> None:
         self._app = app
+        self.received = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         messages: asyncio.Queue[Any] = asyncio.Queue()
-        handler = asyncio.create_task(self._app(scope, messages.get, send))
+        handler = asyncio.create_task(self._counted(scope, messages.get, send))
         listener = asyncio.create_task(self._listen(receive, messages, handler))
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await handler
         finally:
             listener.cancel()
+
+    async def _counted(self, scope: Any, receive: Any, send: Any) -> None:
+        """A request cancelled before this has run was never seen by the gateway."""
+        self.received += 1
+        await self._app(scope, receive, send)
 
     async def _listen(self, receive: Any, messages: asyncio.Queue[Any], handler: asyncio.Task[None]) -> None:
         while True:

@@ -36,7 +36,10 @@ def test_every_shipped_file_parses_and_is_explained_in_the_readme(path: Path) ->
         (SMALL + "routing: {thresholds: {small: 2}}", "routing.thresholds.small: Input should be less than"),
         (SMALL + "aliases: {gpt: nothing}", "aliases.gpt: 'nothing' is neither"),
         (SMALL.replace("]}]", "]}, {name: small, backends: [{kind: engine}]}]"), "the name 'small' is used twice"),
-        ("tiers: [{name: f, backends: [{kind: http, url: 'ftp://x', model: m}]}]", "tiers.0.backends.0.url: String should"),
+        (
+            "tiers: [{name: f, backends: [{kind: http, url: 'ftp://x', model: m}]}]",
+            "tiers.0.backends.0.url: String should",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_path(text: str, says: str) -> None:
@@ -50,7 +53,8 @@ def test_a_file_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "required"), [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("gpu.box", True)]
+    ("host", "required"),
+    [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("gpu.box", True)],
 )
 def test_an_address_others_can_reach_needs_keys(host: str, required: bool) -> None:
     assert parse(f"{SMALL}listen: {{host: '{host}'}}").auth_required is required

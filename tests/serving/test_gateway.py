@@ -1,4 +1,4 @@
-"""The gateway over HTTP with fake backends: routes, headers, failover, cache, coalescing, and one row for every request."""
+"""The gateway over HTTP with fake backends: routes, headers, failover, cache, coalescing, one row for every request."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from models.errors import (
 )
 from models.fake import FakeBackend, Step
 from serving.ledger import keys
-from serving.ledger.grants import Budgets
-from serving.ledger.keys import Limits
 from tests.serving.conftest import HARD, Setup, running
 
 
@@ -286,86 +284,6 @@ async def test_a_router_that_fails_falls_to_the_default_tier(setup: Setup) -> No
     assert (response.headers["x-farthing-route"], response.headers["x-farthing-reason"]) == ("small", "router_down")
 
 
-@pytest.mark.parametrize(
-    ("raw", "status", "param"),
-    [
-        (b"{bad", 400, None),
-        (b"[]", 400, None),
-        (b'{"model": "auto", "messages": []}', 400, "messages"),
-        (b'{"messages": [{"role": "user", "content": "x"}]}', 400, "model"),
-        (b'{"model": "none", "messages": [{"role": "user", "content": "x"}]}', 404, "model"),
-        (b'{"model": "auto", "messages": [{"role": "user", "content": 5}]}', 400, "messages[0].content"),
-        (b'{"model": "auto", "temperature": 9, "messages": [{"role": "user", "content": "x"}]}', 400, "temperature"),
-        (b'{"model": "auto", "farthing": {"x": 1}, "messages": [{"role": "user", "content": "x"}]}', 400, "farthing.x"),
-        (b'{"model": "auto", "messages": [{"role": "user", "content": "' + b"x" * 200_000 + b'"}]}', 413, None),
-    ],
-)
-async def test_bad_input_is_refused_with_the_field_and_leaves_one_row(
-    setup: Setup, raw: bytes, status: int, param: str | None
-) -> None:
-    async with running(setup) as service:
-        async with service.http.post(f"{service.url}/v1/chat/completions", data=raw) as response:
-            body = await response.json()
-        (row,) = await service.rows(1)
-    assert (response.status, body["error"]["param"]) == (status, param)
-    assert len(body["error"]["message"]) > 10
-    assert (row["status"], row["http_status"]) == ("refused", status)
-    assert setup.small.calls == []
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/v1/chat/completions", 405), ("POST", "/nowhere", 404)]
-)
-async def test_wrong_paths_and_methods_get_the_error_shape(setup: Setup, method: str, path: str, status: int) -> None:
-    async with running(setup) as service, service.http.request(method, service.url + path) as response:
-        assert response.status == status
-        assert "error" in await response.json()
-
-
-async def test_keys_open_the_door_and_limits_close_it(setup: Setup) -> None:
-    setup.required = True
-    async with running(setup) as service:
-        response, body = await service.ask("x")
-        assert (response.status, body["error"]["code"]) == (401, "invalid_api_key")
-        assert await service.rows() == []
-        _, secret = keys.add(service.store, "acme", limits=Limits(requests_per_minute=2, models=("auto",)))
-        await service.table.refresh()
-        mine = {"authorization": f"Bearer {secret}"}
-        response, _ = await service.ask("a", headers=mine)
-        assert response.status == 200
-        assert response.headers["x-ratelimit-limit-requests"] == "2"
-        response, body = await service.ask("a", headers=mine, model="frontier")
-        assert (response.status, body["error"]["code"]) == (403, "permission_denied")
-        await service.ask("b", headers=mine)
-        response, body = await service.ask("c", headers=mine)
-        assert (response.status, body["error"]["code"]) == (429, "rate_limit_exceeded")
-        assert int(response.headers["retry-after"]) >= 1
-        rows = await service.rows(4)
-    assert {row["tenant"] for row in rows} == {"acme"}
-    assert sorted(row["status"] for row in rows) == ["answered", "answered", "refused", "refused"]
-
-
-async def test_over_the_budget_the_small_tier_answers_and_says_so(setup: Setup) -> None:
-    setup.budgets = Budgets(deployment_nusd_per_day=1)
-    async with running(setup) as service:
-        response, _ = await service.ask(HARD)
-        named, body = await service.ask(HARD, model="frontier")
-    assert (response.headers["x-farthing-route"], response.headers["x-farthing-reason"]) == ("small", "degraded_budget")
-    assert (named.status, body["error"]["code"]) == (429, "insufficient_quota")
-
-
-async def test_a_full_gateway_says_so(setup: Setup) -> None:
-    setup.max_in_flight = 1
-    setup.small.script = [Step(delay_s=0.3)]
-    async with running(setup) as service:
-        first = asyncio.create_task(service.ask("one"))
-        await asyncio.sleep(0.1)
-        response, body = await service.ask("two")
-        assert (response.status, body["error"]["code"]) == (503, "overloaded")
-        assert (await first)[0].status == 200
-        await service.rows(2)
-
-
 async def test_tenants_never_share_answers(setup: Setup) -> None:
     async with running(setup) as service:
         secrets = [keys.add(service.store, tenant)[1] for tenant in ("a", "b")]
@@ -404,5 +322,6 @@ async def test_every_mixture_leaves_exactly_one_row_a_request(setup: Setup) -> N
         await asyncio.gather(*(one(n) for n in range(60)))
         await asyncio.sleep(0.3)
         rows = await service.rows()
-    assert len({row["request_id"] for row in rows}) == len(rows) == 60
+        assert 50 < service.door.received <= 60  # a client that leaves at once may not have asked
+        assert len({row["request_id"] for row in rows}) == len(rows) == service.door.received
     assert not [row for row in rows if row["status"] == "lost"]

@@ -1,4 +1,4 @@
-"""kill -9 under load, of everything that can die; then the end of the service itself. Runs last: it leaves no service."""
+"""kill -9 under load, of everything that can die; then the end of the service itself. Runs last: none is left after."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ async def leave(service: Service, number: int, stream: bool) -> None:
         "ignore_eos": True,
     }
     try:
-        async with asyncio.timeout(1.5), aiohttp.ClientSession() as http:
-            async with http.post(f"{service.url}/v1/chat/completions", json=body) as response:
-                await response.read()
+        url = f"{service.url}/v1/chat/completions"
+        async with asyncio.timeout(1.5), aiohttp.ClientSession() as http, http.post(url, json=body) as response:
+            await response.read()
     except TimeoutError:
         return
     raise AssertionError("2000 tokens in 1.5 s?")

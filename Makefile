@@ -1,0 +1,48 @@
+# Every way to work with Farthing. `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CONFIG ?= configs/default.yaml
+PORT ?=
+GPU ?= rtx4090
+ARGS ?=
+PY := .venv/bin/python
+
+.PHONY: help setup serve test check bench fit lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## virtual environment and pinned dependencies (done by the others as needed)
+	@./tools/setup.sh serve
+
+serve: ## serve in the foreground: make serve [CONFIG=file] [PORT=8000]
+	@./tools/setup.sh serve
+	@exec $(PY) -m serving run --config $(CONFIG) $(if $(PORT),--port $(PORT))
+
+test: ## all tests: make test [ARGS='tests/router -x']
+	@./tools/setup.sh dev
+	@$(PY) -m models prepare embedded
+	$(PY) -m pytest $(if $(ARGS),$(ARGS),-m 'not stack')
+	$(if $(ARGS),,$(PY) -m pytest -m stack)
+
+check: ## lint, types, import direction, size caps
+	@./tools/setup.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) tools/caps.py
+
+bench: ## the gateway's overhead: make bench [ARGS='--peer litellm']
+	@./tools/setup.sh dev
+	$(PY) -m benchmarks.overhead $(ARGS)
+
+fit: ## what fits a GPU: make fit GPU=rtx4090
+	@./tools/setup.sh serve
+	@$(PY) -m models fit --gpu $(GPU) $(ARGS)
+
+lock: ## resolve requirements/*.in into the locks anew
+	@./tools/lock.sh
+
+clean: ## remove the virtual environment and caches (the ledger and models in .farthing stay)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/.venv-litellm
