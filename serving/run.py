@@ -28,7 +28,7 @@ from serving import haproxy
 from serving.config import Config
 from serving.engine_plan import EnginePlan, plan_engine
 from serving.request_id import CALLBACK
-from serving.runtime import Runtime, engine_prefix, fresh_run_folder, store_keys, without_secrets
+from serving.runtime import Runtime, engine_prefix, forget_secrets, fresh_run_folder, store_keys, without_secrets
 from serving.telemetry import in_flight
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +74,7 @@ def run(config: Config, tell: Callable[[str], None]) -> int:
             tell("draining and stopping ...")
             _drain(config, runtime)
             _end()
+            forget_secrets(runtime)
     tell("stopped; nothing is left running")
     return 0
 

@@ -84,6 +84,12 @@ def write_secret(path: Path, value: str) -> None:
         file.write(value)
 
 
+def forget_secrets(runtime: Runtime) -> None:
+    """At the end of an instance: keys are kept on disk only while something reads them."""
+    for path in [runtime.engine_token_file, *(runtime.run / "secrets").glob("*")]:
+        path.unlink(missing_ok=True)
+
+
 def read_secret(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 

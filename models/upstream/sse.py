@@ -85,6 +85,8 @@ class ChunkReader:
         has_usage = b'"usage"' in data and b'"usage":null' not in data and b'"usage": null' not in data
         ends = b'"finish_reason":"' in data or b'"finish_reason": "' in data
         if self.seen_content and not has_usage and not ends and b'"error"' not in data:
+            if not (data.startswith(b"{") and data.endswith(b"}")):
+                raise ProtocolViolation("the backend sent an event that is not an object")
             return True, None
         chunk = _parse(data)
         if chunk.get("error"):

@@ -142,5 +142,7 @@ async def test_an_interrupt_lets_answers_finish_and_leaves_nothing(service: Serv
     assert await asyncio.to_thread(service.process.wait, 90) == 0
     _, alive = psutil.wait_procs(family, 5)
     assert alive == []
+    assert not list((service.state / "run" / "secrets").glob("*"))
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger; listeners may not
         probe.bind(("127.0.0.1", int(service.url.rsplit(":", 1)[1])))
