@@ -116,37 +116,24 @@ class Gateway:
         self._accounts.metrics.started()
         self._in_flight += 1
         try:
-            job = await self._admitted(exchange, endpoint, principal, row, started_s)
-            try:
-                await self._answered(exchange, job, principal)
-            finally:
-                self._admission.left(principal)
+            job, entry = await self._recalled(exchange, principal, row, started_s)
+            headers = self._admission.headers(principal)
+            if entry is not None:
+                await self._from_cache(exchange, job, entry, headers)
+            else:
+                await self._answered(exchange, job, headers)
         finally:
+            self._admission.left(principal, row.input_tokens + row.output_tokens or None)
             self._in_flight -= 1
             self._accounts.metrics.ended()
 
-    async def _admitted(
-        self, exchange: Exchange, endpoint: Endpoint, principal: Principal, row: Row, started_s: float
-    ) -> Job:
+    async def _recalled(
+        self, exchange: Exchange, principal: Principal, row: Row, started_s: float
+    ) -> tuple[Job, Entry | None]:
+        """The request, admitted, and what the cache has for it. Whoever does not get so far has a row all the same."""
         try:
-            if self._in_flight > self._settings.max_in_flight:
-                raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
-            if self._settings.draining_file.exists():
-                raise Overloaded("this service is stopping; ask again when it is back", retry_after_s=30.0)
-            asked = parse(endpoint, await exchange.body(self._settings.limits.max_body_bytes), self._settings.limits)
-            options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
-            asked = replace_in(asked, options=options)
-            row.stream, row.requested_model = asked.stream, asked.model
-            row.conversation, row.prompt_name, row.tags = options.conversation, options.prompt, list(options.tags)
-            row.prompt_sha256, row.policy_version = prompt_fingerprint(asked), self._policy_version()
-            target = self._tiers.resolve(asked.model)
-            await self._admission.admit(principal, asked)
-            wait_s = options.deadline_ms / 1000 if options.deadline_ms else self._settings.deadline_s
-            deadline = Deadline(started_s + wait_s)
-            job = Job(asked, row, deadline, target, started_s, principal.key, cache_use=options.cache or "use")
-            if not uncacheable(asked, self._settings.sampled_cache):
-                job.cache_key = cache_key(asked, row.tenant, row.policy_version, self._settings.namespace)
-            return job
+            job = await self._admitted(exchange, principal, row, started_s)
+            return job, await self._pipeline.recall(job)
         except (FarthingError, ClientGoneError, asyncio.CancelledError) as exc:
             row.latency_ms = (time.monotonic() - started_s) * 1000
             if isinstance(exc, FarthingError):
@@ -156,12 +143,28 @@ class Gateway:
             self._accounts.recorded(row)
             raise
 
-    async def _answered(self, exchange: Exchange, job: Job, principal: Principal) -> None:
-        entry = await self._pipeline.recall(job)
-        if entry is not None:
-            await self._from_cache(exchange, job, entry, self._admission.headers(principal))
-            return
-        headers = self._admission.headers(principal)
+    async def _admitted(self, exchange: Exchange, principal: Principal, row: Row, started_s: float) -> Job:
+        limits = self._settings.limits
+        if self._in_flight > self._settings.max_in_flight:
+            raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
+        if self._settings.draining_file.exists():
+            raise Overloaded("this service is stopping; ask again when it is back", retry_after_s=30.0)
+        asked = parse(row.endpoint, await exchange.body(limits.max_body_bytes), limits)
+        options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
+        asked = replace_in(asked, options=options)
+        row.stream, row.requested_model = asked.stream, asked.model
+        row.conversation, row.prompt_name, row.tags = options.conversation, options.prompt, list(options.tags)
+        row.prompt_sha256, row.policy_version = prompt_fingerprint(asked), self._policy_version()
+        target = self._tiers.resolve(asked.model)
+        await self._admission.admit(principal, asked)
+        wait_s = options.deadline_ms / 1000 if options.deadline_ms else self._settings.deadline_s
+        deadline = Deadline(started_s + wait_s)
+        job = Job(asked, row, deadline, target, started_s, principal.key, cache_use=options.cache or "use")
+        if not uncacheable(asked, self._settings.sampled_cache):
+            job.cache_key = cache_key(asked, row.tenant, row.policy_version, self._settings.namespace)
+        return job
+
+    async def _answered(self, exchange: Exchange, job: Job, headers: Mapping[str, str]) -> None:
         async with self._pipeline.answer(job, self._settings.coalesce) as answer:
             if not answer.leader:
                 job.row.cache = "coalesced"

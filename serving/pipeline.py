@@ -15,7 +15,7 @@ from typing import Literal
 
 import orjson
 
-from models.errors import BudgetExceeded, FarthingError, Unavailable
+from models.errors import BudgetExceeded, FarthingError, Unavailable, Unsupported
 from models.pool import Reply
 from models.types import Call, Deadline, Json, Usage
 from router.decision import Decision, Facts
@@ -154,11 +154,18 @@ class Pipeline:
         """The tier that should answer, and those to ask in order."""
         if job.target.tier is not None:
             tier = self.tiers[job.target.tier]
+            if job.asked.endpoint == "completions" and not tier.capabilities.completions:
+                raise Unsupported(
+                    f"tier '{tier.name}' has no text completions; use /v1/chat/completions", param="model"
+                )
             job.row.reason = "named"
             return tier, [tier]
         decision = await self.decide(facts(job.asked, job.row.request_id, job.row.tenant))
         job.row.reason, job.row.score, job.row.artifact = decision.reason, decision.score, decision.artifact
-        order = [self.tiers[name] for name in decision.tiers]
+        chat = job.asked.endpoint == "chat/completions"
+        order = [t for t in map(self.tiers.__getitem__, decision.tiers) if chat or t.capabilities.completions]
+        if not order:
+            raise Unsupported("no tier has text completions; use /v1/chat/completions", param="prompt")
         return order[0], order
 
     async def _from_tier(

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from models.types import Endpoint
+
 Status = Literal["answered", "cached", "coalesced", "failed", "cancelled", "timed_out", "refused", "lost"]
 
 
@@ -23,7 +25,7 @@ class Row:
     status: Status = "lost"
     tenant: str = ""
     key_id: str = ""
-    endpoint: str = "chat/completions"
+    endpoint: Endpoint = "chat/completions"
     stream: bool = False
     requested_model: str = ""
     route: str = ""
