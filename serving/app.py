@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -159,9 +161,23 @@ def _settings(config: Config, runtime: Runtime) -> GatewaySettings:
         max_in_flight=gateway.max_in_flight,
         sampled_cache=config.cache.exact.sampled,
         coalesce=config.cache.coalesce,
-        namespace="",
+        namespace=answering(config),
         draining_file=runtime.draining_file,
     )
+
+
+def answering(config: Config) -> str:
+    """A hash of everything in the configuration that decides what an answer is: a cache filled under another one is not
+    read. Prices, keys, replicas and limits are left out: changing them must not cost the cache."""
+    local = local_facts(config)
+    told: list[list[object]] = []
+    for tier in config.tiers:
+        for backend in tier.backends:
+            if isinstance(backend, EngineBackend):
+                told.append([tier.name, local and local.profile_sha256, str(backend.weights), backend.args])
+            else:
+                told.append([tier.name, backend.wire, backend.url, backend.model, backend.headers])
+    return hashlib.sha256(json.dumps([told, config.aliases], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _budgets(config: Config) -> Budgets:

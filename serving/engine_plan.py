@@ -6,6 +6,7 @@ Runs in the driver before Ray starts, so that a model that does not fit or canno
 from __future__ import annotations
 
 import datetime
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -94,11 +95,12 @@ def _extra(backend: EngineBackend) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class LocalFacts:
-    """What is known of the local tier without preparing anything."""
+    """What is known of the local tier without preparing anything. `profile_sha256` is of what decides its answers."""
 
     model: str
     capabilities: Capabilities
     price: RateCard
+    profile_sha256: str
 
     @property
     def nusd_per_hour(self) -> int:
@@ -112,7 +114,9 @@ def local_facts(config: Config) -> LocalFacts | None:
         return None
     tier, backend = found
     profile = chosen_profile(backend, detect_gpu())
-    return LocalFacts(profile.name, profile.capabilities(), local_price(tier, profile))
+    runs = profile.model_dump_json(include={"name", "weights", "revision", "engine"})
+    digest = hashlib.sha256(runs.encode()).hexdigest()
+    return LocalFacts(profile.name, profile.capabilities(), local_price(tier, profile), digest)
 
 
 def local_price(tier: Tier, profile: Profile) -> RateCard:

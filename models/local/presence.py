@@ -14,8 +14,10 @@ from pathlib import Path
 def announce(folder: Path) -> int:
     """Say that this process serves from now on. Returns the descriptor that must stay open; closing it takes leave."""
     folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder / str(os.getpid()), os.O_RDWR | os.O_CREAT, 0o600)
+    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
+    fd = os.open(draft, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    draft.replace(folder / str(os.getpid()))  # seen only once locked: a look in between would take it for a dead one's
     return fd
 
 
