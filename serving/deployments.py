@@ -10,7 +10,9 @@ import asyncio
 import os
 from typing import Any
 
+import ray
 from ray import serve
+from ray.serve._private import replica as ray_replica
 from ray.serve.handle import DeploymentHandle
 
 from router.decision import Decision, Facts
@@ -20,10 +22,27 @@ from serving.ledger.grants import Lease, LeaseRequest
 from serving.runtime import Runtime, read_secret
 
 
+def bind_to_node() -> None:
+    """Let this replica's own gRPC port listen on the node's address: loopback, unless nodes form a cluster.
+
+    Ray Serve 2.60 opens it on every interface, asks nobody for a token and unpickles what comes: whoever reaches the
+    port runs code here. It offers no setting; a replica's constructor is the last moment before the port is opened.
+    """
+    add_port = ray_replica.add_port_to_grpc_server
+
+    def add_port_of_node(server: Any, address: str) -> int:
+        host = ray.util.get_node_ip_address()
+        port = address.rpartition(":")[2]
+        return int(add_port(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
+
+    ray_replica.add_port_to_grpc_server = add_port_of_node
+
+
 class Router:
     """Decides for `auto` requests. Learned deciders and the semantic cache move in here."""
 
     def __init__(self, config: Config) -> None:
+        bind_to_node()
         from serving.app import build_decider  # replicas import what they run, the driver does not
 
         self._decider = build_decider(config)
@@ -36,6 +55,7 @@ class Ledger:
     """The node's one writer: journals into rows, leases to gateways, the node's own metrics."""
 
     async def __init__(self, config: Config, runtime: Runtime) -> None:  # type: ignore[misc]
+        bind_to_node()
         from serving.bookkeeper import Bookkeeper
 
         self._inside = Bookkeeper(config, runtime)
@@ -57,6 +77,7 @@ class Gateway:
     async def __init__(  # type: ignore[misc] # Ray Serve awaits the constructors of its replicas
         self, config: Config, runtime: Runtime, router: DeploymentHandle, ledger: DeploymentHandle
     ) -> None:
+        bind_to_node()
         from serving.app import build_gateway
 
         async def ask(facts: Facts, deadline_s: float) -> Decision | Refusal:
@@ -84,6 +105,7 @@ class Engine:
     """vLLM behind its own route, which only this service's gateway can use."""
 
     async def __init__(self, flags: list[str], runtime: Runtime, tier: str, model: str) -> None:  # type: ignore[misc]
+        bind_to_node()
         from models.local.engine import Engine as Inside
         from models.local.engine import create_app
         from models.local.presence import announce

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -161,6 +163,8 @@ def _environment(config: Config, runtime: Runtime, sockets: Path) -> None:
             "PROMETHEUS_MULTIPROC_DIR": str(runtime.metrics),
             # Without it a killed engine replica leaves vLLM's processes alive, holding the GPU's memory.
             "RAY_process_group_cleanup_enabled": "1",
+            # Ray takes 127.0.0.1 for "this node's outer address" and listens there, unless told there is no cluster.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
             "VLLM_NO_USAGE_STATS": "1",
@@ -181,6 +185,7 @@ def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Ph
 
     from serving.application import applications
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with phases.phase("starting Ray"):
         ray.init(
             address="local",
@@ -271,9 +276,11 @@ def _end() -> None:
 
     mine = psutil.Process().children(recursive=True)
     if ray.is_initialized():
-        with contextlib.suppress(Exception):  # the edge of the process: end what can be ended
-            serve.shutdown()
-        ray.shutdown()
+        # Ray prints to stdout that its controller's last task failed, because the controller is gone: as it should be.
+        with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.suppress(Exception):  # the edge of the process: end what can be ended
+                serve.shutdown()
+            ray.shutdown()
     _, alive = psutil.wait_procs(mine, timeout=LEFTOVER_WAIT_S)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
