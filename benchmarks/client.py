@@ -1,7 +1,7 @@
 """One caller of a closed loop: asks, reads the answer to its end, checks it, asks again.
 
-Written on the bare protocol, because it shares the machine's cores with what it measures: about 60 µs an exchange. Every
-answer is checked whole. Knows neither how many callers there are nor when to stop: its `Source` does.
+Written on the bare protocol, because it shares the machine's cores with what it measures: about 60 µs an exchange.
+Every answer is checked whole. Knows neither how many callers there are nor when to stop: its `Source` does.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _streamed(reply: Reply) -> tuple[str, int, dict[str, Any]]:
     if failed:
         raise ValueError(f"error event {failed[0]}")
     parts = [part for part in map(_content, events) if part]
-    usage = next((event["usage"] for event in reversed(events) if event.get("usage")), {})
+    usage: dict[str, Any] = next((event["usage"] for event in reversed(events) if event.get("usage")), {})
     return "".join(parts), len(parts), usage
 
 
@@ -139,6 +139,7 @@ class Caller(asyncio.Protocol):
         self._parser: Any = None
         self._transport: Any = None
         self._complete = False
+        self.connected = False
         self.reply: Reply | None = None
 
     def ask(self) -> None:
@@ -149,13 +150,20 @@ class Caller(asyncio.Protocol):
         self._transport.write(request)
 
     def close(self) -> None:
+        """Hang up; a request under way ends nowhere."""
+        self.reply = None
         self._transport.abort()
 
+    def give_up(self, why: str) -> None:
+        """Fail the request under way and hang up."""
+        self._broken(why)
+
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+        self._transport, self.connected = transport, True
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.connected = False
         if self.reply is not None:
             self.reply = None
             self._source.failed(f"the connection was closed before the answer was whole ({error})")

@@ -26,7 +26,10 @@ ID = "chatcmpl-scripted"
 CREATED = 1_760_000_000  # seconds; fixed, so that equal requests get equal bytes
 LAST_CHUNK = b"0\r\n\r\n"
 DONE_EVENT = b"data: [DONE]\n\n"
-STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+    b"cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
+)
 STATUS_TEXT = {200: b"200 OK", 400: b"400 Bad Request", 404: b"404 Not Found"}
 
 

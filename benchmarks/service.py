@@ -1,0 +1,77 @@
+"""The whole service as a black box: a configuration made for one run, its command line, its port. Knows no insides."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.child import ROOT, BenchmarkError, Nursery, free_port, python
+
+START_LIMIT_S = 900.0
+TENANT = "benchmark"
+READY = "ready "
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service. `key` is one of its own, `url` ends with the port."""
+
+    url: str
+    key: str
+    config: Path
+    state: Path
+
+    @property
+    def v1(self) -> str:
+        return f"{self.url}/v1"
+
+    def engine_v1(self, tier: str) -> str:
+        return f"{self.url}/engine/{tier}/v1"
+
+    def engine_token(self) -> str:
+        return (self.state / "run" / "engine.token").read_text(encoding="utf-8").strip()
+
+    def ledger_requests(self) -> int:
+        """How many rows the ledger has."""
+        report = json.loads(_serving(self.config, "costs", "--since", "1d", "--json"))
+        return int(report["total"]["requests"])
+
+
+def configuration(tiers: list[dict[str, Any]], prices: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything on that a production service has on: keys, journal, ledger, metrics, cache. One gateway replica."""
+    return {
+        "listen": {"host": "127.0.0.1", "port": free_port()},
+        "auth": {"required": True},
+        "tiers": tiers,
+        "prices": dict(prices or {}),
+        "gateway": {"replicas": 1},
+    }
+
+
+@contextlib.contextmanager
+def running(nursery: Nursery, config: Mapping[str, Any], name: str = "service") -> Iterator[Service]:
+    """From a configuration to a ready service, and back to nothing. Its state lies in the nursery's folder."""
+    state = nursery.folder / f"{name}-state"
+    state.mkdir()
+    path = nursery.folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**config, "state_dir": str(state)}), encoding="utf-8")
+    key = _serving(path, "keys", "add", "--tenant", TENANT).strip()
+    with nursery.child(name, python("serving", "run", "--config", str(path))) as child:
+        url = child.wait_for_line(READY, START_LIMIT_S).split()[0]
+        yield Service(url, key, path, state)
+
+
+def _serving(config: Path, command: str, *arguments: str) -> str:
+    """One of the service's own commands. Raises BenchmarkError with its words."""
+    line = python("serving", command, "--config", str(config), *arguments)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(f"`serving {command}` failed: {done.stderr.strip()}")
+    return done.stdout
