@@ -13,8 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,15 @@ class Child:
             self.check(end_s, limit_s)
             time.sleep(0.1)
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU that it and what it started have used so far."""
+        used = 0.0
+        for process in family(self):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                used += times.user + times.system
+        return used
+
     def check(self, end_s: float, limit_s: float) -> None:
         """Raises BenchmarkError with the end of the log when the process has ended or the time has passed."""
         ended = self.process.poll() is not None
@@ -72,6 +82,7 @@ class Nursery:
     """Where children are started and what was left of them. `folder` takes their logs."""
 
     folder: Path
+    leftover_wait_s: float = LEFTOVER_WAIT_S
     left_behind: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -94,18 +105,18 @@ class Nursery:
             yield child
         finally:
             with _deaf_to_interrupts():
-                self.left_behind += _end(child)
+                self.left_behind += _end(child, self.leftover_wait_s)
 
 
-def _end(child: Child) -> list[str]:
+def _end(child: Child, wait_s: float) -> list[str]:
     """Stop a child and all it started. Returns what did not go by itself, by name."""
-    family = _family(child)
+    kin = family(child)
     if child.process.poll() is None:
         child.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(STOP_LIMIT_S)
-    family |= _family(child)
-    _, alive = psutil.wait_procs(list(family), timeout=LEFTOVER_WAIT_S)
+    kin |= family(child)
+    _, alive = psutil.wait_procs(list(kin), timeout=wait_s)
     left = [f"{child.name}: {_title(process)}" for process in alive]
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -115,7 +126,7 @@ def _end(child: Child) -> list[str]:
     return left
 
 
-def _family(child: Child) -> set[psutil.Process]:
+def family(child: Child) -> set[psutil.Process]:
     """The child, its descendants, and every process that carries its mark."""
     found: set[psutil.Process] = set()
     with contextlib.suppress(psutil.Error):
@@ -146,9 +157,18 @@ def _deaf_to_interrupts() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def terminate_like_ctrl_c() -> None:
-    """SIGTERM then unwinds the stack too, and with it the children."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def guarded(prog: str, work: Callable[[Path], int]) -> int:
+    """Run with a folder that goes at the end, and turn what may go wrong into words and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds the stack, and with it the children
+    try:
+        with tempfile.TemporaryDirectory(prefix="farthing-benchmark-") as folder:
+            return work(Path(folder))
+    except BenchmarkError as exc:
+        print(f"{prog}: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; everything it started has been ended", file=sys.stderr)
+        return 130
 
 
 def free_port() -> int:

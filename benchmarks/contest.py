@@ -70,6 +70,9 @@ class Results:
     def add(self, contender: str, case: Case, report: Report) -> None:
         self.reports.setdefault((contender, case), []).append(report)
 
+    def rounds(self, contender: str, case: Case) -> int:
+        return len(self.reports.get((contender, case), ()))
+
     def spread(self, contender: str, case: Case, figure: Figure) -> Spread:
         return Spread.of([figure.of(r) for r in self.reports[contender, case]])
 
@@ -144,25 +147,28 @@ def measure(plan: Plan) -> Report:
 
 
 def contest(
-    contenders: Sequence[Contender], cases: Sequence[Case], rounds: int, tell: Callable[[str], None]
-) -> Results:
-    """All rounds of all cases."""
-    results = Results()
+    contenders: Sequence[Contender],
+    cases: Sequence[Case],
+    rounds: int,
+    results: Results,
+    count: Callable[[Case], int] | None = None,
+) -> None:
+    """All rounds of all cases into `results`, a line for each. `count` requests, or the plan's seconds without it."""
     for case in cases:
-        for number in range(rounds):
-            for contender in contenders:
-                nonce = f"{contender.name} {case.name} {number}" if not contender.plan.repeat else contender.plan.nonce
+        for _ in range(rounds):
+            for index, contender in enumerate(contenders):
+                number = results.rounds(contender.name, case)
                 plan = replace(
                     contender.plan,
                     stream=case.kind == "stream",
                     clients=case.clients,
+                    count=count(case) if count else None,
                     warmup=max(contender.plan.warmup, case.clients),
-                    nonce=nonce,
+                    nonce=contender.plan.nonce if contender.plan.repeat else f"{case.name} {index} {number}",
                 )
                 report = measure(plan)
                 results.add(contender.name, case, report)
                 tell(row(f"{case.name} round {number + 1}", contender.name, report))
-    return results
 
 
 HEADER = f"{'case':<22} {'contender':<12} {'req/s':>9} {'tokens/s':>9} {'p50 ms':>9} {'p99 ms':>9} {'ttft p50':>9}"

@@ -304,6 +304,17 @@ def positive(text: str) -> int:
     return number
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """For argparse: `1,32`, in ascending order."""
+    try:
+        numbers = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        numbers = ()
+    if not numbers or numbers[0] < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of numbers of clients, such as 1,32")
+    return numbers
+
+
 def main(argv: list[str] | None = None) -> int:
     plan = _plan(_parser().parse_args(argv))
     try:

@@ -75,7 +75,11 @@ class Question:
     @classmethod
     def parse(cls, raw: bytes, default_tokens: int) -> Question:
         """Raises ValueError, LookupError, TypeError or AttributeError on a body that is no chat request."""
-        body = orjson.loads(raw)
+        return cls.of(orjson.loads(raw), default_tokens)
+
+    @classmethod
+    def of(cls, body: dict[str, Any], default_tokens: int) -> Question:
+        """As `parse`, from a body already read."""
         tokens = body.get("max_completion_tokens") or body.get("max_tokens") or default_tokens
         if int(tokens) < 1:
             raise ValueError("max_tokens must be at least 1")
@@ -103,24 +107,30 @@ def _http_chunk(data: bytes) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def stream_events(model: str, tokens: int) -> tuple[bytes, ...]:
-    """One HTTP chunk per token; the first also names the role, the last the reason of the end."""
+def sse_events(model: str, tokens: int) -> tuple[bytes, ...]:
+    """One event per token; the first also names the role, the last the reason of the end."""
     events = []
     for i in range(tokens):
         delta = {"role": "assistant", "content": _token(i)} if i == 0 else {"content": _token(i)}
         choice = {"index": 0, "delta": delta, "finish_reason": "stop" if i == tokens - 1 else None}
         event = {**_shared(model, "chat.completion.chunk"), "choices": [choice]}
-        events.append(_http_chunk(b"data: %b\n\n" % orjson.dumps(event)))
+        events.append(b"data: %b\n\n" % orjson.dumps(event))
     return tuple(events)
 
 
-def stream_end(asked: Question) -> bytes:
-    """Usage if it was asked for, the end mark, the end of the HTTP body."""
+@lru_cache(maxsize=256)
+def stream_events(model: str, tokens: int) -> tuple[bytes, ...]:
+    """One HTTP chunk per token."""
+    return tuple(map(_http_chunk, sse_events(model, tokens)))
+
+
+def sse_end(asked: Question) -> bytes:
+    """Usage if it was asked for, and the end mark."""
     tail = DONE_EVENT
     if asked.include_usage:
         event = {**_shared(asked.model, "chat.completion.chunk"), "choices": [], "usage": asked.usage()}
         tail = b"data: %b\n\n" % orjson.dumps(event) + tail
-    return _http_chunk(tail) + LAST_CHUNK
+    return tail
 
 
 def unary_body(asked: Question) -> bytes:
@@ -223,7 +233,7 @@ class Connection(asyncio.Protocol):
         events = stream_events(asked.model, asked.tokens)
         if index == asked.tokens - 1:
             self._next = None
-            self._transport.write(events[index] + stream_end(asked))
+            self._transport.write(events[index] + _http_chunk(sse_end(asked)) + LAST_CHUNK)
             return
         self._transport.write(events[index])
         self._schedule(start_s, asked, index + 1)

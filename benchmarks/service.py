@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,17 @@ from typing import Any
 
 import yaml
 
-from benchmarks.child import ROOT, BenchmarkError, Nursery, free_port, python
+from benchmarks.child import ROOT, BenchmarkError, Child, Nursery, free_port, python
 
 START_LIMIT_S = 900.0
 TENANT = "benchmark"
 READY = "ready "
+SCRIPTED_PRICE = {  # of the scripted upstream; not zero, so that the ledger has something to price
+    "input_usd_per_mtok": 0.10,
+    "output_usd_per_mtok": 0.40,
+    "as_of": "2026-11-26",
+    "source": "invented for the benchmark: the scripted upstream costs nothing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,7 @@ class Service:
     key: str
     config: Path
     state: Path
+    child: Child
 
     @property
     def v1(self) -> str:
@@ -56,16 +64,15 @@ def configuration(tiers: list[dict[str, Any]], prices: Mapping[str, Any] | None 
 
 
 @contextlib.contextmanager
-def running(nursery: Nursery, config: Mapping[str, Any], name: str = "service") -> Iterator[Service]:
+def running(nursery: Nursery, config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Iterator[Service]:
     """From a configuration to a ready service, and back to nothing. Its state lies in the nursery's folder."""
-    state = nursery.folder / f"{name}-state"
-    state.mkdir()
-    path = nursery.folder / f"{name}.yaml"
+    state = Path(tempfile.mkdtemp(prefix="state-", dir=nursery.folder))
+    path = state.with_suffix(".yaml")
     path.write_text(yaml.safe_dump({**config, "state_dir": str(state)}), encoding="utf-8")
     key = _serving(path, "keys", "add", "--tenant", TENANT).strip()
-    with nursery.child(name, python("serving", "run", "--config", str(path))) as child:
+    with nursery.child("service", python("serving", "run", "--config", str(path)), environ) as child:
         url = child.wait_for_line(READY, START_LIMIT_S).split()[0]
-        yield Service(url, key, path, state)
+        yield Service(url, key, path, state, child)
 
 
 def _serving(config: Path, command: str, *arguments: str) -> str:
