@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -151,6 +152,13 @@ def test_nothing_of_ours_listens_beyond_loopback(service: Service) -> None:
     }
     assert len(listening) > 5
     assert [found for found in sorted(listening) if found[0] not in ("127.0.0.1", "::1")] == []
+
+
+def test_ray_writes_no_line_for_a_request(service: Service) -> None:
+    assert service.chat("Is anybody writing this down?").status_code == 200
+    logs = list(Path("/tmp/ray").glob(f"session_*_{service.process.pid}/logs/serve/replica_*.log"))
+    assert any("Gateway" in log.name for log in logs)
+    assert [log.name for log in logs if "POST /" in log.read_text()] == []
 
 
 def test_metrics_costs_and_rows_agree_with_two_gateways(service: Service) -> None:
