@@ -178,12 +178,11 @@ class Gateway:
     async def _from_cache(self, exchange: Exchange, job: Job, entry: Entry, limits: Mapping[str, str]) -> None:
         row = job.row
         row.status, row.route, row.cache, row.reason, row.model = "cached", "cache", "exact", "exact", entry.model
-        row.http_status = 200
+        row.http_status, row.cache_entry, row.saved_nusd = 200, entry.key.hex(), entry.cost_nusd
         self._accounts.cached(row, entry.usage)
         row.latency_ms = row.ttft_ms = job.elapsed_ms()
         self._accounts.recorded(row)
-        self._accounts.metrics.cache("exact")
-        headers = {**limits, **_headers("cache", entry.model, "exact", "exact")}
+        headers = {**limits, **_headers("cache", entry.model, "exact", "exact"), **_hit_headers(entry)}
         body = with_cost(orjson.loads(entry.body), 0.0, entry.usage)
         if not job.asked.stream:
             await exchange.reply_json(200, body, headers)
@@ -244,7 +243,6 @@ class Gateway:
             row.status, row.http_status = "coalesced", 200
             row.route, row.model, row.reason = outcome.opening.route, outcome.opening.model, outcome.opening.reason
             self._accounts.cached(row, outcome.usage)
-            self._accounts.metrics.cache("coalesced")
         elif isinstance(error, asyncio.CancelledError | ClientGoneError):
             row.status = "cancelled"
         else:
@@ -284,6 +282,11 @@ def _headers(route: str, model: str, cache: str, reason: str) -> dict[str, str]:
         "x-farthing-cache": cache,
         "x-farthing-reason": reason,
     }
+
+
+def _hit_headers(entry: Entry) -> dict[str, str]:
+    age_s = max(0, int(time.time() - entry.created_at_s))
+    return {"x-farthing-cache-age-s": str(age_s), "x-farthing-cache-entry": entry.key.hex()}
 
 
 def _opening_headers(opening: Opening | None, cache: str) -> dict[str, str]:

@@ -60,7 +60,7 @@ class GatewayMetrics:
             "request_duration_seconds", "From admission to the last byte", "route", "stream"
         )
         self._ttft = self._histogram("time_to_first_token_seconds", "From admission to the first content", "route")
-        self._cache = self._counter("cache_events", "What the exact cache did", "event")
+        self._cache = self._counter("cache_events", "Admitted requests by what the caches did for them", "event")
         self._in_flight = self._gauge("in_flight_requests", "Requests being answered", "livesum")
         self._unauthenticated = self._counter("unauthenticated", "Requests refused before a key was known", "code")
         self._upstream_errors = self._counter("upstream_errors", "Failed calls to a backend", "backend", "code")
@@ -87,6 +87,8 @@ class GatewayMetrics:
     def settled(self, row: Row) -> None:
         """Count one closed row: the only place where requests, tokens and money are counted."""
         route = row.route or "none"
+        if row.status != "refused":
+            self._cache.labels(row.cache).inc()
         self._requests.labels(route, row.reason or row.error_code or "none", row.status).inc()
         self._latency.labels(route, "yes" if row.stream else "no").observe(row.latency_ms / 1000)
         if row.ttft_ms is not None:
@@ -110,9 +112,6 @@ class GatewayMetrics:
         for baseline, would in (("all_frontier", row.all_frontier_nusd), ("all_cheapest", row.all_cheapest_nusd)):
             if would is not None and would > row.cost_nusd:
                 self._saved.labels(baseline).inc((would - row.cost_nusd) / 1e9)
-
-    def cache(self, event: str) -> None:
-        self._cache.labels(event).inc()
 
     def unauthenticated(self, code: str) -> None:
         self._unauthenticated.labels(code).inc()

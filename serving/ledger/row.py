@@ -31,7 +31,7 @@ class Row:
     route: str = ""
     model: str = ""
     backend: str = ""
-    cache: str = "miss"  # exact | coalesced | miss | bypass
+    cache: str = "miss"  # exact | semantic | coalesced | miss | bypass
     reason: str = ""
     score: float | None = None
     policy_version: str = ""
@@ -60,6 +60,9 @@ class Row:
     prompt_name: str = ""
     conversation: str = ""
     tags: list[str] = field(default_factory=list)
+    cache_entry: str = ""  # the stored answer that was served; feedback finds it by this
+    similarity: float | None = None  # of the question to the one that entry answered
+    saved_nusd: int = 0  # what that answer cost when it was made
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

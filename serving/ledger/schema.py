@@ -64,6 +64,9 @@ requests = Table(
     _text("prompt_name"),
     _text("conversation"),
     Column("tags", JSON, nullable=False),
+    _text("cache_entry"),
+    Column("similarity", Double),
+    _integer("saved_nusd"),
     Index("requests_at", "at_ms"),
     Index("requests_tenant_at", "tenant", "at_ms"),
 )

@@ -43,7 +43,7 @@ def test_the_secret_is_not_stored(store: Store) -> None:
     _, secret = add(store, "t")
     with store.read() as connection:
         (row,) = connection.execute(select(keys)).all()
-    assert secret.rpartition("-")[2] not in str(row)
+    assert secret.split("-", 2)[2] not in str(row)  # the secret part may hold dashes of its own
     assert len(secret) > 50
 
 
