@@ -9,6 +9,7 @@ FarthingError                    http  code                          who is at f
 │   ├── Unauthenticated          401   invalid_api_key
 │   ├── Forbidden                403   permission_denied
 │   ├── ModelNotFound            404   model_not_found
+│   ├── NotCached                404   not_cached                    the caller allowed the cache only
 │   ├── TooLarge                 413   request_too_large
 │   ├── RateLimited              429   rate_limit_exceeded
 │   └── BudgetExceeded           429   insufficient_quota
@@ -89,6 +90,11 @@ class Forbidden(RequestError):
 class ModelNotFound(RequestError):
     http_status = 404
     code = "model_not_found"
+
+
+class NotCached(RequestError):
+    http_status = 404
+    code = "not_cached"
 
 
 class TooLarge(RequestError):

@@ -159,7 +159,7 @@ class Gateway:
         await self._admission.admit(principal, asked)
         wait_s = options.deadline_ms / 1000 if options.deadline_ms else self._settings.deadline_s
         deadline = Deadline(started_s + wait_s)
-        job = Job(asked, row, deadline, target, started_s, principal.key, cache_use=options.cache or "use")
+        job = Job(asked, row, deadline, target, started_s, principal.key, cache_use=options.cache or "semantic")
         if not uncacheable(asked, self._settings.sampled_cache):
             job.cache_key = cache_key(asked, row.tenant, row.policy_version, self._settings.namespace)
         return job

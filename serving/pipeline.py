@@ -11,11 +11,10 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
 
 import orjson
 
-from models.errors import BudgetExceeded, FarthingError, Unavailable, Unsupported
+from models.errors import BudgetExceeded, FarthingError, NotCached, Unavailable, Unsupported
 from models.pool import Reply
 from models.types import Call, Deadline, Json, Usage
 from router.decision import Decision, Facts
@@ -27,9 +26,9 @@ from serving.ledger.keys import ApiKey
 from serving.ledger.row import Row
 from serving.tiers import ServingTier, Target, Tiers
 from serving.wire.assemble import assemble
+from serving.wire.options import CacheMode
 from serving.wire.request import Asked, facts
 
-CacheUse = Literal["use", "bypass", "no_store"]
 ESTIMATED_CHARS_PER_TOKEN = 4
 
 
@@ -43,11 +42,15 @@ class Job:
     target: Target
     started_s: float
     key: ApiKey
-    cache_use: CacheUse = "use"
+    cache_use: CacheMode = "semantic"
     cache_key: bytes | None = None
     epoch: int = 0
     outcome: Outcome | None = None  # as this request's own caller got it
     failure: FarthingError | None = None
+
+    @property
+    def reads_cache(self) -> bool:
+        return self.cache_use not in ("bypass", "off")
 
     def elapsed_ms(self) -> float:
         return (time.monotonic() - self.started_s) * 1000
@@ -98,17 +101,21 @@ class Pipeline:
         """An exact answer to exactly this question, if there is one and the caller takes it."""
         if self.cache is None or job.cache_key is None:
             job.row.cache = "bypass"
+            _allow_miss(job)
             return None
         job.epoch = self.cache.epoch()
-        if job.cache_use != "use":
+        if not job.reads_cache:
             job.row.cache = "bypass"
             return None
-        return await self.cache.get(job.cache_key)
+        entry = await self.cache.get(job.cache_key)
+        if entry is None:
+            _allow_miss(job)
+        return entry
 
     def answer(self, job: Job, share: bool) -> Answer:
         """Join the flight of an identical request, or start one. The journal entry is open from here on."""
         self.accounts.opened(job.row)
-        key = job.cache_key if share and job.cache_use == "use" else None
+        key = job.cache_key if share and job.reads_cache else None
         return self.flights.join(key, lambda flight: self._fly(flight, job))
 
     async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
@@ -226,7 +233,7 @@ class Pipeline:
 
     async def _remember(self, job: Job, outcome: Outcome) -> None:
         """Store a whole answer of the wanted tier, before the flight ends: no twin may start in between."""
-        if self.cache is None or job.cache_key is None or job.cache_use == "no_store":
+        if self.cache is None or job.cache_key is None or job.cache_use == "off":
             return
         if outcome.opening.reason.startswith("degraded") or outcome.usage.estimated:
             return
@@ -247,6 +254,12 @@ class Pipeline:
             ),
             job.epoch,
         )
+
+
+def _allow_miss(job: Job) -> None:
+    """Raises NotCached for a caller who wanted an answer from the cache or none."""
+    if job.cache_use == "only":
+        raise NotCached("no stored answer fits this request, and farthing.cache 'only' forbids asking a model")
 
 
 def _call(job: Job) -> Call:

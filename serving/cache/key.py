@@ -45,9 +45,9 @@ def uncacheable(asked: Asked, opt_in_sampled: bool) -> str | None:
     """Why this request may neither take nor leave a shared answer, as a short code; None when it may.
 
     Asking for a temperature or for several choices is asking for chance, and a seed does not take that back. The caller
-    opts in with `farthing: {"cache": "use"}`, the operator with `opt_in_sampled`. An omitted temperature is no wish.
+    opts in by naming a cache mode that reads, the operator with `opt_in_sampled`. An omitted temperature is no wish.
     """
-    if opt_in_sampled or asked.options.cache == "use":
+    if opt_in_sampled or asked.options.cache in ("semantic", "exact", "only"):
         return None
     if (asked.body.get("temperature") or 0) > 0:
         return "temperature"

@@ -6,14 +6,15 @@ They are stripped before a backend sees the request. Knows no key store and no p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from models.errors import BadRequest
 from serving.wire.fields import is_int, refuse
 
-CacheMode = Literal["use", "bypass", "no_store"]
-# Each forbids more than the one before: `bypass` does not read but stores the fresh answer, `no_store` does neither.
-MODES: Final[tuple[CacheMode, ...]] = ("use", "bypass", "no_store")
+CacheMode = Literal["semantic", "exact", "only", "bypass", "off"]
+# semantic: word for word, then by meaning; exact: word for word; only: like semantic, and no model is asked on a miss;
+# bypass: do not read but store the fresh answer; off: neither.
+MODES: Final[tuple[CacheMode, ...]] = get_args(CacheMode)
 
 MAX_TAGS = 16
 MAX_LABEL_CHARS = 128
@@ -21,7 +22,7 @@ MAX_LABEL_CHARS = 128
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`cache` None is "nothing said": cached as usual, while a spoken "use" also opts in for sampled answers."""
+    """`cache` None is "nothing said": cached as usual; a spoken mode that reads also opts in for sampled answers."""
 
     cache: CacheMode | None = None
     tags: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ class Options:
                 known = ", ".join(cls.__slots__)
                 raise BadRequest(f"'{where}.{name}' is not an option; the options are {known}", param=f"{where}.{name}")
         said = {name: value for name, value in given.items() if value is not None}
-        if said.get("cache", "use") not in MODES:
+        if said.get("cache", "off") not in MODES:
             refuse(f"{where}.cache", "one of " + ", ".join(f"'{mode}'" for mode in MODES))
         if not isinstance(said.get("local_only", False), bool):
             refuse(f"{where}.local_only", "true or false")
@@ -67,9 +68,15 @@ class Options:
             prompt=self.prompt or defaults.prompt,
         )
 
-    def limited(self, mode: CacheMode) -> Options:
+    def limited(self, header: CacheMode | None) -> Options:
         """These options under a Cache-Control header, which can forbid but never opts in."""
-        return self if MODES.index(self.cache or "use") >= MODES.index(mode) else replace(self, cache=mode)
+        both = {header, self.cache}
+        if "only" in both and both & {"bypass", "off"}:
+            raise BadRequest(
+                "Cache-Control and farthing.cache exclude each other: one allows the cache only, the other forbids it",
+                param="farthing.cache",
+            )
+        return self if header is None or self.cache == "off" else replace(self, cache=header)
 
 
 def _is_label(value: Any) -> bool:
@@ -77,14 +84,17 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_LABEL_CHARS and (value.isprintable() or not value)
 
 
-def cache_control(header: str | None) -> CacheMode:
+def cache_control(header: str | None) -> CacheMode | None:
     """`no-store`: neither read nor store. `no-cache`, `max-age=0`: do not read, but store the fresh answer.
+    `only-if-cached`: ask no model.
 
-    Other directives ask for nothing that an exact cache with a bound age would do otherwise, and are passed over.
+    Other directives ask for nothing that a cache with a bound age would do otherwise, and are passed over.
     """
     if not header:
-        return "use"
+        return None
     directives = {part.strip().lower() for part in header.split(",")}
     if "no-store" in directives:
-        return "no_store"
-    return "bypass" if directives & {"no-cache", "max-age=0"} else "use"
+        return "off"
+    if directives & {"no-cache", "max-age=0"}:
+        return "bypass"
+    return "only" if "only-if-cached" in directives else None

@@ -85,7 +85,7 @@ UNCHANGED: list[dict[str, Any]] = [
     {"store": True},
     {"safety_identifier": "x"},
     {"prompt_cache_key": "x"},
-    {"farthing": {"tags": ["a"], "deadline_ms": 5, "conversation": "c", "prompt": "p/1", "cache": "use"}},
+    {"farthing": {"tags": ["a"], "deadline_ms": 5, "conversation": "c", "prompt": "p/1", "cache": "exact"}},
 ]
 
 
@@ -176,7 +176,7 @@ def test_asking_for_chance_is_not_answered_from_the_cache_unless_opted_in(
 ) -> None:
     assert uncacheable(ask(**fields), opt_in_sampled=False) == why
     assert uncacheable(ask(**fields), opt_in_sampled=True) is None
-    assert uncacheable(ask(**fields, farthing={"cache": "use"}), opt_in_sampled=False) is None
+    assert uncacheable(ask(**fields, farthing={"cache": "only"}), opt_in_sampled=False) is None
     assert uncacheable(ask(**fields, farthing={"cache": "bypass"}), opt_in_sampled=False) == why
 
 

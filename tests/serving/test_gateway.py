@@ -91,13 +91,25 @@ async def test_the_second_identical_request_costs_nothing(setup: Setup) -> None:
     assert 0 <= int(response.headers["x-farthing-cache-age-s"]) < 60
 
 
+async def test_a_caller_who_wants_the_cache_alone_costs_no_call(setup: Setup) -> None:
+    async with running(setup) as service:
+        missed, error = await service.ask("same", farthing={"cache": "only"})
+        await service.ask("same")
+        hit, _ = await service.ask("same", headers={"cache-control": "only-if-cached"})
+        rows = await service.rows(3)
+    assert (missed.status, error["error"]["code"]) == (404, "not_cached")
+    assert (hit.status, hit.headers["x-farthing-cache"]) == (200, "exact")
+    assert len(setup.small.calls) == 1
+    assert [row["status"] for row in rows] == ["refused", "answered", "cached"]
+
+
 @pytest.mark.parametrize(
     ("fields", "headers", "calls"),
     [
         ({"temperature": 0.7}, {}, 2),
         ({"n": 2}, {}, 2),
         ({"temperature": 0}, {}, 1),
-        ({"temperature": 0.7, "farthing": {"cache": "use"}}, {}, 1),
+        ({"temperature": 0.7, "farthing": {"cache": "exact"}}, {}, 1),
         ({}, {"cache-control": "no-cache"}, 2),
         ({}, {"cache-control": "no-store"}, 2),
         ({"farthing": {"cache": "bypass"}}, {}, 2),

@@ -168,7 +168,7 @@ def test_many_brackets_that_do_not_nest_are_no_bomb() -> None:
         ({"tools": [TOOL], "tool_choice": {}}, "tool_choice"),
         ({"farthing": []}, "farthing"),
         ({"farthing": {"localonly": True}}, "farthing.localonly"),
-        ({"farthing": {"cache": "off"}}, "farthing.cache"),
+        ({"farthing": {"cache": "never"}}, "farthing.cache"),
         ({"farthing": {"cache": []}}, "farthing.cache"),
         ({"farthing": {"tags": "a"}}, "farthing.tags"),
         ({"farthing": {"tags": ["a\n"]}}, "farthing.tags"),
@@ -286,29 +286,37 @@ def test_scripts_of_long_encodings_are_estimated_as_more_tokens_a_character() ->
 
 
 def test_a_request_speaks_over_its_keys_defaults_but_cannot_lift_local_only() -> None:
-    defaults = Options(cache="no_store", tags=("team",), local_only=True, deadline_ms=1000, conversation="d")
+    defaults = Options(cache="off", tags=("team",), local_only=True, deadline_ms=1000, conversation="d")
     assert Options().merged(defaults) == defaults
-    said = Options(cache="use", tags=("x", "team"), deadline_ms=50, prompt="p")
-    assert said.merged(defaults) == Options("use", ("team", "x"), True, 50, "d", "p")
+    said = Options(cache="exact", tags=("x", "team"), deadline_ms=50, prompt="p")
+    assert said.merged(defaults) == Options("exact", ("team", "x"), True, 50, "d", "p")
 
 
 @pytest.mark.parametrize(
     ("header", "mode"),
     [
-        (None, "use"),
-        ("", "use"),
-        ("max-age=600", "use"),
+        (None, None),
+        ("", None),
+        ("max-age=600", None),
+        ("only-if-cached", "only"),
         ("no-cache", "bypass"),
         ("max-age=0", "bypass"),
         ("No-Cache, must-revalidate", "bypass"),
-        ("no-cache,NO-STORE", "no_store"),
+        ("no-cache,NO-STORE", "off"),
     ],
 )
-def test_cache_control_forbids_and_never_opts_in(header: str | None, mode: str) -> None:
+def test_cache_control_forbids_and_never_opts_in(header: str | None, mode: str | None) -> None:
     assert cache_control(header) == mode
-    assert Options(cache="no_store").limited(cache_control(header)).cache == "no_store"
-    assert (Options().limited(cache_control(header)).cache or "use") == mode
-    assert Options().limited("use").cache is None
+    assert Options().limited(cache_control(header)).cache == mode
+    assert Options(cache="exact").limited(cache_control(header)).cache == (mode or "exact")
+    if mode != "only":
+        assert Options(cache="off").limited(cache_control(header)).cache == "off"
+
+
+@pytest.mark.parametrize(("header", "mode"), [("no-store", "only"), ("no-cache", "only"), ("only-if-cached", "off")])
+def test_the_cache_alone_and_no_cache_exclude_each_other(header: str, mode: str) -> None:
+    with pytest.raises(BadRequest, match="exclude each other"):
+        Options.parse({"cache": mode}).limited(cache_control(header))
 
 
 json_values = st.recursive(
