@@ -14,6 +14,16 @@ from models.errors import DeadlineExceeded
 
 Endpoint = Literal["chat/completions", "completions"]
 Json = dict[str, Any]
+MAX_TOKENS = 10**9  # of one call: what is told beyond it is no count, and would not fit the ledger's integers
+
+
+def token_count(told: Any) -> int:
+    """A backend's figure as a number of tokens, null as 0. Raises ValueError for what cannot be one."""
+    if told is None:
+        return 0
+    if type(told) not in (int, float) or not 0 <= told <= MAX_TOKENS or told != int(told):
+        raise ValueError("no number of tokens")
+    return int(told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +62,23 @@ class Usage:
     estimated: bool = False
 
     @classmethod
-    def from_openai(cls, usage: Mapping[str, Any]) -> Usage:
-        """Read an OpenAI `usage` object; absent or null parts count as 0."""
-        prompt = usage.get("prompt_tokens_details") or {}
-        completion = usage.get("completion_tokens_details") or {}
-        return cls(
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            cached_input_tokens=int(prompt.get("cached_tokens") or 0),
-            cache_write_tokens=int(prompt.get("cache_write_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
-            reasoning_tokens=int(completion.get("reasoning_tokens") or 0),
-        )
+    def from_openai(cls, usage: Any) -> Usage | None:
+        """Read an OpenAI `usage` object; absent or null parts count as 0. None when there is nothing to believe: no
+        object, no token figure, or one that is no count. What a call cost is then estimated, never taken from it."""
+        try:
+            if usage.get("prompt_tokens") is None and usage.get("completion_tokens") is None:
+                return None
+            prompt = usage.get("prompt_tokens_details") or {}
+            completion = usage.get("completion_tokens_details") or {}
+            return cls(
+                input_tokens=token_count(usage.get("prompt_tokens")),
+                cached_input_tokens=token_count(prompt.get("cached_tokens")),
+                cache_write_tokens=token_count(prompt.get("cache_write_tokens")),
+                output_tokens=token_count(usage.get("completion_tokens")),
+                reasoning_tokens=token_count(completion.get("reasoning_tokens")),
+            )
+        except (AttributeError, ValueError):
+            return None
 
     def to_openai(self) -> Json:
         usage: Json = {

@@ -84,7 +84,7 @@ class AnthropicBackend(HttpBackend):
 
     async def complete(self, call: Call) -> Completion:
         async with self._ask(call, stream=False) as response:
-            raw = await response.read()
+            raw = await self._whole(response)
         try:
             message = orjson.loads(raw)
             return Completion(to_completion(message, int(time.time())), usage(message.get("usage") or {}, message))
@@ -100,6 +100,8 @@ class AnthropicBackend(HttpBackend):
                     chunk = reader.feed(block)
                     if chunk is not None:
                         yield chunk
+                    if reader.fault is not None:
+                        raise reader.fault
                     if reader.error is not None:
                         raise translate_event(with_status(reader.error), self.name)
                     if reader.done:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from models.errors import BadRequest, ContextExceeded, CreditExhausted, FarthingError, Unsupported
-from models.types import Json, Usage
+from models.types import Json, Usage, token_count
 
 _FINISH = {
     "end_turn": "stop",
@@ -91,23 +91,28 @@ def refusal(ending: Mapping[str, Any]) -> Json:
     return {"refusal": explanation} if explanation else {}
 
 
-def usage(told: Mapping[str, Any], ending: Mapping[str, Any] | None = None) -> Usage | None:
-    """Anthropic counts cache reads and writes beside `input_tokens`; ours is the sum. None when nothing was told.
+def usage(told: Any, ending: Mapping[str, Any] | None = None) -> Usage | None:
+    """Anthropic counts cache reads and writes beside `input_tokens`; ours is the sum. None when nothing was told, or
+    nothing that is a count.
 
     A refusal before any output is told with counts but not billed; `ending` is the whole message, to know one by.
     """
-    if not told:
+    if not told or not isinstance(told, Mapping):
         return None
     if ending is not None and ending.get("stop_reason") == "refusal" and not ending.get("content"):
         return Usage()
-    read, write = told.get("cache_read_input_tokens") or 0, told.get("cache_creation_input_tokens") or 0
-    return Usage(
-        input_tokens=(told.get("input_tokens") or 0) + read + write,
-        cached_input_tokens=read,
-        cache_write_tokens=write,
-        output_tokens=told.get("output_tokens") or 0,
-        reasoning_tokens=(told.get("output_tokens_details") or {}).get("thinking_tokens") or 0,
-    )
+    try:
+        read = token_count(told.get("cache_read_input_tokens"))
+        write = token_count(told.get("cache_creation_input_tokens"))
+        return Usage(
+            input_tokens=token_count(told.get("input_tokens")) + read + write,
+            cached_input_tokens=read,
+            cache_write_tokens=write,
+            output_tokens=token_count(told.get("output_tokens")),
+            reasoning_tokens=token_count((told.get("output_tokens_details") or {}).get("thinking_tokens")),
+        )
+    except (ValueError, AttributeError):
+        return None
 
 
 def with_status(error: Mapping[str, Any]) -> Json:

@@ -29,6 +29,7 @@ class AnthropicReader:
     finished: bool = False  # a stop reason was seen
     done: bool = False  # message_stop was seen
     error: Json | None = None
+    fault: ProtocolViolation | None = None  # to be raised once what came before it has been passed on
     _splitter: EventSplitter = field(default_factory=EventSplitter)
     _head: Json = field(default_factory=dict)
     _usage: Json = field(default_factory=dict)
@@ -38,19 +39,21 @@ class AnthropicReader:
     _chars: int = 0
 
     def feed(self, block: bytes) -> Chunk | None:
-        """What a block completes, None when nothing. Raises ProtocolViolation for what is no Anthropic event."""
+        """What a block completes, None when nothing. What is no event of theirs ends the stream: it is the `fault`."""
         data: list[bytes] = []
         ending: Json | None = None
-        for event in self._splitter.feed(block):
-            if self.done or self.error is not None:
-                break
-            if raw := payload(event):
-                try:
+        try:
+            for event in self._splitter.feed(block):
+                if self.done or self.error is not None:
+                    break
+                if raw := payload(event):
                     told = orjson.loads(raw)
                     data += [self._chunk(choice) for choice in self._choices(told)]
                     ending = told if told["type"] == "message_delta" else ending
-                except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
-                    raise ProtocolViolation("the backend sent an event that is none of Anthropic's") from exc
+        except ProtocolViolation as exc:
+            self.fault = exc
+        except (ValueError, KeyError, TypeError, AttributeError):  # JSONDecodeError is a ValueError
+            self.fault = ProtocolViolation("the backend sent an event that is none of Anthropic's")
         if not data and ending is None:
             return None
         return Chunk(b"".join(data), content=self.seen_content, usage=self._spent(ending))
@@ -72,19 +75,23 @@ class AnthropicReader:
             message = event["message"]
             self._head = {"id": message["id"], "object": "chat.completion.chunk", "created": self.created_s}
             self._head["model"] = message["model"]
-            self._usage |= message.get("usage") or {}
+            self._note_usage(message.get("usage"))
             yield {"delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         elif kind == "message_delta":
-            self._usage |= {name: value for name, value in (event.get("usage") or {}).items() if value is not None}
+            self._note_usage(event.get("usage"))
             if reason := event["delta"].get("stop_reason"):
                 self.finished = True
                 yield {"delta": refusal(event["delta"]), "finish_reason": finish_reason(reason)}
         elif kind == "message_stop":
             self.done = True
         elif kind == "error":
-            self.error = event["error"]
+            self.error = dict(event["error"])
         else:
             yield from ({"delta": delta, "finish_reason": None} for delta in self._deltas(kind, event))
+
+    def _note_usage(self, told: Any) -> None:
+        if isinstance(told, dict):
+            self._usage |= {name: value for name, value in told.items() if value is not None}
 
     def _deltas(self, kind: str, event: Json) -> Iterator[Json]:
         if kind == "content_block_start":

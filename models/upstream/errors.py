@@ -28,6 +28,7 @@ from models.errors import (
 )
 
 MAX_MESSAGE_CHARS = 500
+MAX_RETRY_AFTER_S = 3600.0  # a provider that says more is asked again after this all the same
 _CREDIT = (
     "insufficient_quota",
     "billing_hard_limit_reached",
@@ -107,26 +108,22 @@ def stated_error(body: bytes) -> dict[str, Any]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date)."""
-    millis = _number(headers.get("retry-after-ms"))
-    if millis is not None:
-        return millis / 1000
-    stated = headers.get("retry-after")
-    seconds = _number(stated)
-    if seconds is not None or not stated:
-        return seconds
-    try:
-        at = email.utils.parsedate_to_datetime(stated)
-    except ValueError:
-        return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=datetime.UTC)
-    return max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds())
+    """Seconds to wait, 0 to MAX_RETRY_AFTER_S, from `retry-after-ms` or `retry-after` (seconds or an HTTP date)."""
+    millis, stated = _number(headers.get("retry-after-ms")), headers.get("retry-after", "")
+    wait_s = millis / 1000 if millis is not None else _number(stated)
+    if wait_s is None:
+        try:
+            at = email.utils.parsedate_to_datetime(stated)
+        except (ValueError, OverflowError):
+            return None
+        at = at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)
+        wait_s = (at - datetime.datetime.now(datetime.UTC)).total_seconds()
+    return min(max(0.0, wait_s), MAX_RETRY_AFTER_S)  # in this order: what is no number at all becomes 0
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return max(0.0, float(text)) if text else None
+        return float(text) if text else None
     except ValueError:
         return None
 

@@ -17,7 +17,7 @@ import orjson
 
 from models.backend import Health
 from models.errors import DeadlineExceeded, FarthingError, ProtocolViolation, StreamCut, Unavailable, UpstreamTimeout
-from models.types import Call, Capabilities, Chunk, Completion, Json, Usage
+from models.types import Call, Capabilities, Chunk, Completion, Endpoint, Json, Usage
 from models.upstream.errors import stated_error, translate, translate_event
 from models.upstream.sse import ChunkReader
 
@@ -87,7 +87,7 @@ class HttpBackend:
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
-                    raise translate(response.status, response.headers, await response.read(), self.name)
+                    raise translate(response.status, response.headers, await self._whole(response), self.name)
                 yield response
         except TimeoutError as exc:
             if call.deadline.remaining_s() <= 0.0:
@@ -97,6 +97,17 @@ class HttpBackend:
             raise UpstreamTimeout(f"{self.name}: no answer within its time limit") from exc
         except aiohttp.ClientError as exc:
             raise Unavailable(f"{self.name}: the connection failed ({type(exc).__name__})") from exc
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> bytes:
+        """The answer's body, unless it has no end."""
+        parts: list[bytes] = []
+        size = 0
+        async for block in response.content.iter_any():
+            parts.append(block)
+            size += len(block)
+            if size > MAX_ANSWER_BYTES:
+                raise ProtocolViolation(f"{self.name}: the answer exceeds {MAX_ANSWER_BYTES >> 20} MiB")
+        return b"".join(parts)
 
     async def health(self) -> Health:
         """Asks `health_path`; without one the backend counts as ready and the breaker tells otherwise."""
@@ -120,17 +131,19 @@ class OpenAIBackend(HttpBackend):
 
     async def complete(self, call: Call) -> Completion:
         async with self._post(call.endpoint, {**call.body, "model": self.model, "stream": False}, call) as response:
-            raw = await response.read()
+            raw = await self._whole(response)
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as exc:
             raise ProtocolViolation(f"{self.name}: the answer is not JSON") from exc
-        if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        if not isinstance(body, dict) or not _has_choices(body, call.endpoint):
             if stated_error(raw):  # some servers send errors with status 200
                 raise translate_event(stated_error(raw), self.name)
             raise ProtocolViolation(f"{self.name}: the answer has no choices")
-        usage = body.get("usage")
-        return Completion(body, Usage.from_openai(usage) if usage else None)
+        usage = Usage.from_openai(body.get("usage"))
+        if usage is None:
+            body.pop("usage", None)  # whoever counts instead says so in its place
+        return Completion(body, usage)
 
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Whole events as they come. Raises before the first content as `complete` does, `StreamCut` after it."""
@@ -141,11 +154,14 @@ class OpenAIBackend(HttpBackend):
                     chunk = reader.feed(block)
                     if chunk is not None:
                         yield chunk
+                    if reader.fault is not None:
+                        raise reader.fault
                     if reader.error is not None:
                         raise translate_event(reader.error, self.name)
                     if reader.done:
-                        return
-                if not reader.finished:
+                        break
+                # Some servers give no finish reason; one that says [DONE] without a word said nothing.
+                if not reader.finished and not (reader.done and reader.seen_content):
                     raise ProtocolViolation(f"{self.name}: the stream ended before the answer did")
         except FarthingError as exc:
             if reader.seen_content and not isinstance(exc, DeadlineExceeded | StreamCut):
@@ -155,3 +171,17 @@ class OpenAIBackend(HttpBackend):
     def _streamed(self, body: Json) -> dict[str, Any]:
         options = {**(body.get("stream_options") or {}), "include_usage": True}
         return {**body, "model": self.model, "stream": True, "stream_options": options}
+
+
+def _has_choices(body: Json, endpoint: Endpoint) -> bool:
+    """Whether it is an answer of the kind asked for, as far as anything here reads it."""
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+        return False
+    if endpoint == "completions":
+        return all(isinstance(choice.get("text"), str) for choice in choices)
+    return all(isinstance(c.get("message"), dict) and _are_calls(c["message"].get("tool_calls")) for c in choices)
+
+
+def _are_calls(calls: Any) -> bool:
+    return calls is None or (isinstance(calls, list) and all(isinstance(call, dict) for call in calls))

@@ -18,7 +18,7 @@ _VISIBLE = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls"
 
 
 class EventSplitter:
-    """Turns blocks into whole events, each ending in a blank line. CRLF becomes LF; comments are dropped."""
+    """Turns blocks into whole events, each ending in a blank line. CRLF becomes LF; mere comments are dropped."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -35,7 +35,7 @@ class EventSplitter:
         if not separator:
             return []
         events = (event.lstrip(b"\n") for event in whole.split(b"\n\n"))
-        return [event + b"\n\n" for event in events if event and not event.startswith(b":")]
+        return [event + b"\n\n" for event in events if event.startswith(b"data:") or b"\ndata:" in event]
 
     @property
     def pending(self) -> bool:
@@ -58,24 +58,26 @@ class ChunkReader:
     finished: bool = False  # a finish_reason was seen
     done: bool = False  # [DONE] was seen
     error: dict[str, Any] | None = None
+    fault: ProtocolViolation | None = None  # to be raised once what came before it has been passed on
 
     def feed(self, block: bytes) -> Chunk | None:
-        """What a block completes, None when nothing. Raises ProtocolViolation for what is not JSON."""
+        """What a block completes, None when nothing. What is no chunk ends the stream: it is the `fault`."""
         kept: list[bytes] = []
         usage: Usage | None = None
-        for event in self._splitter.feed(block):
-            if self.done or self.error is not None:
-                break
-            data = payload(event)
-            if not data:
-                continue
-            if data == b"[DONE]":
-                self.done = True
-                break
-            keep, found = self._look(data)
-            usage = found or usage
-            if keep:
-                kept.append(event)
+        try:
+            for event in self._splitter.feed(block):
+                data = payload(event)
+                if self.done or self.error is not None:
+                    break
+                if data == b"[DONE]":
+                    self.done = True
+                elif data:
+                    keep, found = self._look(data)
+                    usage = found or usage
+                    if keep:
+                        kept.append(event)
+        except ProtocolViolation as exc:
+            self.fault = exc
         if not kept and usage is None:
             return None
         return Chunk(b"".join(kept), content=self.seen_content, usage=usage)
@@ -94,14 +96,17 @@ class ChunkReader:
             self.error = error if isinstance(error, dict) else {"message": str(error)}
             return False, None
         choices = chunk.get("choices") or []
-        for choice in choices:
-            delta = choice.get("delta") or {}
-            if choice.get("text") or any(delta.get(name) for name in _VISIBLE):
-                self.seen_content = True
-            if choice.get("finish_reason"):
-                self.finished = True
+        try:
+            for choice in choices:
+                delta = choice.get("delta") or {}
+                if choice.get("text") or any(delta.get(name) for name in _VISIBLE):
+                    self.seen_content = True
+                if choice.get("finish_reason"):
+                    self.finished = True
+        except (AttributeError, TypeError) as exc:
+            raise ProtocolViolation("the backend sent an event that is no chunk of an answer") from exc
         usage = chunk.get("usage")
-        return bool(choices) or not usage, Usage.from_openai(usage) if usage else None
+        return bool(choices) or not usage, Usage.from_openai(usage)
 
 
 def _parse(data: bytes) -> dict[str, Any]:

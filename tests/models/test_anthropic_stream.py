@@ -188,5 +188,6 @@ def test_an_error_event_is_kept_and_ends_the_reading() -> None:
     ],
 )
 def test_what_is_none_of_anthropics_is_a_violation(data: bytes) -> None:
-    with pytest.raises(ProtocolViolation):
-        AnthropicReader(0).feed(data)
+    reader = AnthropicReader(0)
+    assert reader.feed(data) is None
+    assert isinstance(reader.fault, ProtocolViolation)

@@ -48,8 +48,8 @@ class Setup:
     """What a test may change before the gateway starts."""
 
     folder: Path
-    small: FakeBackend = field(default_factory=lambda: FakeBackend("small/0", "tiny"))
-    frontier: FakeBackend | None = field(default_factory=lambda: FakeBackend("frontier/0", "huge"))
+    small: Any = field(default_factory=lambda: FakeBackend("small/0", "tiny"))
+    frontier: Any = field(default_factory=lambda: FakeBackend("frontier/0", "huge"))
     budgets: Budgets = field(default_factory=Budgets)
     required: bool = False
     max_in_flight: int = 64
