@@ -154,7 +154,8 @@ class Pipeline:
             except FarthingError as exc:
                 if not (exc.moves_on or isinstance(exc, BudgetExceeded)) or job.target.tier is not None:
                     raise
-                failure = exc
+                if failure is None or tier.pool is not None:  # that a tier has no key is no news to the caller
+                    failure = exc
         raise failure or Unavailable("no tier is configured that could answer; check `tiers` in the configuration")
 
     async def _order(self, job: Job) -> tuple[ServingTier, list[ServingTier]]:
