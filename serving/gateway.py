@@ -134,12 +134,13 @@ class Gateway:
         try:
             job = await self._admitted(exchange, principal, row, started_s)
             return job, await self._pipeline.recall(job)
-        except (FarthingError, ClientGoneError, asyncio.CancelledError) as exc:
+        except BaseException as exc:
             row.latency_ms = (time.monotonic() - started_s) * 1000
-            if isinstance(exc, FarthingError):
-                row.status, row.http_status, row.error_code = "refused", exc.http_status, exc.code
-            else:
+            if isinstance(exc, ClientGoneError | asyncio.CancelledError):
                 row.status, row.http_status = "cancelled", 499
+            else:
+                known = as_farthing(exc)
+                row.status, row.http_status, row.error_code = "refused", known.http_status, known.code
             self._accounts.recorded(row)
             raise
 
@@ -220,8 +221,8 @@ class Gateway:
                     job.row.ttft_ms = job.elapsed_ms()
                 yield data
             outcome = await answer.result()
-        except FarthingError as exc:
-            job.failure = exc
+        except Exception as exc:  # noqa: BLE001 - the process edge: a stream that has begun can only end with an error event
+            job.failure = as_farthing(exc)
             yield sse_error(exc)
             return
         job.outcome = outcome

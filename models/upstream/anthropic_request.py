@@ -212,7 +212,8 @@ def _blocks(message: Json, where: str) -> list[Json]:
 
 
 def _thinking(blocks: Any, where: str) -> list[Json]:
-    if not all(isinstance(block, dict) and block.get("type") in _THINKING for block in blocks):
+    good = isinstance(blocks, list | tuple)
+    if not good or not all(isinstance(block, dict) and block.get("type") in _THINKING for block in blocks):
         raise BadRequest("give back the thinking blocks of the answer as they came", param=where)
     return list(blocks)
 

@@ -73,6 +73,8 @@ _COMMON: dict[str, Rule] = {
     "temperature": number(0, 2),
     "top_p": number(0, 1),
     "n": integer(1, 128),
+    "best_of": integer(1, 128),
+    "max_completion_tokens": integer(1),
     "presence_penalty": number(-2, 2),
     "frequency_penalty": number(-2, 2),
     "seed": integer(-(2**63), 2**64 - 1),
@@ -88,7 +90,6 @@ RULES: dict[Endpoint, dict[str, Rule]] = {
     "chat/completions": _COMMON
     | {
         "max_tokens": integer(1),
-        "max_completion_tokens": integer(1),
         "logprobs": _flag,
         "top_logprobs": integer(0, 20),
         "parallel_tool_calls": _flag,
@@ -99,7 +100,6 @@ RULES: dict[Endpoint, dict[str, Rule]] = {
     | {
         "max_tokens": integer(0),
         "logprobs": integer(0, 20),
-        "best_of": integer(1, 128),
         "echo": _flag,
         "suffix": _string,
     },
@@ -189,8 +189,9 @@ def check_message(where: str, message: Any) -> None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         refuse(f"{where}.role", "one of " + ", ".join(f"'{known}'" for known in ROLES))
-    if not isinstance(message.get("name", ""), str | None):
-        refuse(f"{where}.name", "a string")
+    for name in ("name", "refusal"):
+        if not isinstance(message.get(name, ""), str | None):
+            refuse(f"{where}.{name}", "a string")
     if role == "assistant":
         _check_tool_calls(f"{where}.tool_calls", message.get("tool_calls"))
     elif role == "tool" and not (isinstance(message.get("tool_call_id"), str) and message["tool_call_id"]):
