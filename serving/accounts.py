@@ -99,7 +99,9 @@ class Accounts:
         """Set frontier money aside; a local tier bills nobody. Raises BudgetExceeded."""
         if tier.local:
             return Reservation(None)
-        worst = Usage(input_tokens=asked.prompt_tokens, output_tokens=asked.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
+        choices = max(asked.body.get("n") or 1, asked.body.get("best_of") or 1)
+        output_tokens = choices * (asked.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
+        worst = Usage(input_tokens=asked.prompt_tokens, output_tokens=output_tokens)
         now = datetime.datetime.now(datetime.UTC)
         return await self.allowance.reserve(key, max(p.cost(worst, now).total_nusd for p in tier.prices.values()))
 
