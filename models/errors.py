@@ -10,6 +10,7 @@ FarthingError                    http  code                          who is at f
 │   ├── Forbidden                403   permission_denied
 │   ├── ModelNotFound            404   model_not_found
 │   ├── NotCached                404   not_cached                    the caller allowed the cache only
+│   ├── TooSlow                  408   request_timeout               its body did not come in time
 │   ├── TooLarge                 413   request_too_large
 │   ├── RateLimited              429   rate_limit_exceeded
 │   └── BudgetExceeded           429   insufficient_quota
@@ -95,6 +96,11 @@ class ModelNotFound(RequestError):
 class NotCached(RequestError):
     http_status = 404
     code = "not_cached"
+
+
+class TooSlow(RequestError):
+    http_status = 408
+    code = "request_timeout"
 
 
 class TooLarge(RequestError):

@@ -5,6 +5,7 @@ Raw ASGI instead of a framework on the hot path: the whole gateway is one hop in
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from models.errors import BadRequest, TooLarge
+from models.errors import BadRequest, TooLarge, TooSlow
 from serving.request_id import HEADER as REQUEST_ID_HEADER
 from serving.request_id import new_id
 
 MAX_HEADER_BYTES = 64 * 1024
+MAX_LENGTH_DIGITS = 18
 
 
 class ClientGoneError(Exception):
@@ -52,15 +54,22 @@ class Exchange:
         value = self.headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
-    async def body(self, limit_bytes: int) -> bytes:
-        """The request's body. Raises TooLarge before reading on, ClientGoneError when the client left."""
+    async def body(self, limit_bytes: int, timeout_s: float) -> bytes:
+        """The request's body. Raises TooLarge before reading on, TooSlow, or ClientGoneError when the client left."""
         if sum(len(k) + len(v) for k, v in self.headers.items()) > MAX_HEADER_BYTES:
             raise TooLarge(f"the headers exceed {MAX_HEADER_BYTES} bytes; send fewer")
         declared = self.headers.get(b"content-length", b"0")
-        if not declared.isdigit():
+        if not declared.isdigit() or len(declared) > MAX_LENGTH_DIGITS:
             raise BadRequest("content-length must be a number")
         if int(declared) > limit_bytes:
             raise TooLarge(f"the body is {int(declared)} bytes and the limit is {limit_bytes}; send less")
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._read(limit_bytes)
+        except TimeoutError:
+            raise TooSlow(f"the body was not there within {timeout_s:g} s; send it faster") from None
+
+    async def _read(self, limit_bytes: int) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:

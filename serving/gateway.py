@@ -106,11 +106,7 @@ class Gateway:
     async def _complete(self, exchange: Exchange, endpoint: Endpoint) -> None:
         """Admit, recall, answer. From the moment the key is known every way out closes the request's row."""
         started_s = time.monotonic()
-        try:
-            principal = self._admission.authenticate(exchange.header("authorization"))
-        except FarthingError as exc:
-            self._accounts.metrics.unauthenticated(exc.code)
-            raise
+        principal = self._authenticated(exchange)
         row = Row(request_id=exchange.request_id, at_ms=int(time.time() * 1000), endpoint=endpoint)
         row.tenant, row.key_id = principal.tenant, principal.key_id
         self._accounts.metrics.started()
@@ -126,6 +122,13 @@ class Gateway:
             self._admission.left(principal, row.input_tokens + row.output_tokens or None)
             self._in_flight -= 1
             self._accounts.metrics.ended()
+
+    def _authenticated(self, exchange: Exchange) -> Principal:
+        try:
+            return self._admission.authenticate(exchange.header("authorization"))
+        except FarthingError as exc:
+            self._accounts.metrics.unauthenticated(exc.code)
+            raise
 
     async def _recalled(
         self, exchange: Exchange, principal: Principal, row: Row, started_s: float
@@ -150,7 +153,7 @@ class Gateway:
             raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
         if self._settings.draining_file.exists():
             raise Overloaded("this service is stopping; ask again when it is back", retry_after_s=30.0)
-        asked = parse(row.endpoint, await exchange.body(limits.max_body_bytes), limits)
+        asked = parse(row.endpoint, await exchange.body(limits.max_body_bytes, self._settings.deadline_s), limits)
         options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
         asked = replace_in(asked, options=options)
         row.stream, row.requested_model = asked.stream, asked.model
@@ -252,7 +255,7 @@ class Gateway:
         self._accounts.closed(row)
 
     async def _models(self, exchange: Exchange) -> None:
-        self._admission.authenticate(exchange.header("authorization"))
+        self._authenticated(exchange)
         await exchange.reply_json(200, self._status.models())
 
     async def _health(self, exchange: Exchange) -> None:

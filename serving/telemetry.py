@@ -87,7 +87,7 @@ class GatewayMetrics:
     def settled(self, row: Row) -> None:
         """Count one closed row: the only place where requests, tokens and money are counted."""
         route = row.route or "none"
-        if row.status != "refused":
+        if row.status != "refused":  # a refused one never came to the cache
             self._cache.labels(row.cache).inc()
         self._requests.labels(route, row.reason or row.error_code or "none", row.status).inc()
         self._latency.labels(route, "yes" if row.stream else "no").observe(row.latency_ms / 1000)
