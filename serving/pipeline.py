@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from models.errors import BudgetExceeded, FarthingError, NotCached, Unavailable, Unsupported
+from models.errors import BudgetExceeded, DeadlineExceeded, FarthingError, NotCached, Unavailable, Unsupported
 from models.pool import Reply
 from models.types import Call, Deadline, Json, Usage
 from router.decision import Decision, Facts
@@ -30,6 +30,7 @@ from serving.wire.options import CacheMode
 from serving.wire.request import Asked, facts
 
 ESTIMATED_CHARS_PER_TOKEN = 4
+_MAKESHIFT = ("degraded_", "router_")  # reasons of answers that the policy did not want so, or was not asked about
 
 
 @dataclass(slots=True)
@@ -116,6 +117,8 @@ class Pipeline:
         """Join the flight of an identical request, or start one. The journal entry is open from here on."""
         self.accounts.opened(job.row)
         key = job.cache_key if share and job.reads_cache else None
+        if key is not None:  # a shared call has one deadline: only who gives as much time joins it
+            key += str(job.asked.options.deadline_ms).encode()
         return self.flights.join(key, lambda flight: self._fly(flight, job))
 
     async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
@@ -187,11 +190,12 @@ class Pipeline:
         if tier.pool is None:
             raise Unavailable(f"tier '{tier.name}' is configured but has no key; set the one its backends name")
         job.row.attempts += 1
+        job.deadline.check()
         reservation = await self.accounts.reserve(job.key, tier, job.asked)
         with self.accounts.spending(job.row, tier, reservation) as spending:
             try:
                 reply = await tier.pool.ask(_call(job), model=job.target.model)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, DeadlineExceeded):
                 job.row.route, job.row.model = tier.name, job.target.model or tier.models[0]
                 spending.charge(_estimate(job, 0))  # it had been sent: the prompt at least is paid for
                 raise
@@ -236,7 +240,7 @@ class Pipeline:
         """Store a whole answer of the wanted tier, before the flight ends: no twin may start in between."""
         if self.cache is None or job.cache_key is None or job.cache_use == "off":
             return
-        if outcome.opening.reason.startswith("degraded") or outcome.usage.estimated:
+        if outcome.opening.reason.startswith(_MAKESHIFT) or outcome.usage.estimated:
             return
         body = outcome.whole()
         if body is None or not storable(body):

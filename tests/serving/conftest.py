@@ -68,6 +68,7 @@ class Running:
     cache: ExactCache
     flights: Flights[Any, Any]
     table: KeyTable
+    accounts: Accounts
     door: CancelOnDisconnect
 
     async def ask(self, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any) -> tuple[Any, Any]:
@@ -140,7 +141,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
     )
     door = CancelOnDisconnect(app)
     async with _serving(door) as url, aiohttp.ClientSession() as http:
-        yield Running(url, http, store, writer, cache, flights, table, door)
+        yield Running(url, http, store, writer, cache, flights, table, accounts, door)
     await flights.drain(1.0)
     await cache.close()
     journal.stop()
