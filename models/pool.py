@@ -99,13 +99,18 @@ class Pool:
             except FarthingError as exc:
                 tried = member
                 self._observer.upstream_error(member.backend.name, exc)
+                if self._may_ask_another(exc, attempt) and self._has_other(member, model):
+                    self._observer.retried(member.backend.name, attempt, 0.0)
+                    continue
                 wait_s = next_wait_s(self._retry, attempt, exc, call.deadline.remaining_s(), self._rng)
                 if wait_s is None:
                     raise
                 self._observer.retried(member.backend.name, attempt, wait_s)
-                if self._has_other(member, model):
-                    continue  # somebody else can be asked at once
                 await asyncio.sleep(wait_s)
+
+    def _may_ask_another(self, error: FarthingError, attempt: int) -> bool:
+        """At once, however long this one wants to be left alone. A dead key costs no attempt: its member is out now."""
+        return error.cools_down or (error.retryable and attempt < self._retry.attempts)
 
     def _able(self, model: str | None) -> list[_Member]:
         return [m for m in self._members if model is None or m.backend.model == model]
@@ -146,7 +151,7 @@ class Pool:
         except FarthingError as exc:
             member.breaker.failed(exc)
             raise
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or a fault of ours
             member.breaker.abandoned()
             raise
         finally:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from models.errors import FarthingError
 
+MAX_DOUBLINGS = 64  # far beyond any cap; a float ends at 1023
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -27,7 +29,7 @@ def next_wait_s(
     """Seconds to wait before attempt `attempt + 1` (attempts count from 1); None when it should not be made."""
     if not error.retryable or attempt >= policy.attempts:
         return None
-    wait_s = rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0 ** (attempt - 1)))
+    wait_s = rng.uniform(0.0, min(policy.cap_s, policy.base_s * 2.0 ** min(attempt - 1, MAX_DOUBLINGS)))
     if error.retry_after_s is not None:
         if error.retry_after_s > policy.max_retry_after_s:
             return None

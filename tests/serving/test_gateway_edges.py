@@ -1,4 +1,4 @@
-"""Races and edges of the gateway: deadlines, deletions, leaving at each stage, a full disk, slow bodies, odd headers."""
+"""Races and edges of the gateway: deadlines, deletions, leaving at each stage, full disks, slow bodies, headers."""
 
 from __future__ import annotations
 
