@@ -168,6 +168,8 @@ def _environment(config: Config, runtime: Runtime, sockets: Path) -> None:
             "RAY_process_group_cleanup_enabled": "1",
             # Ray takes 127.0.0.1 for "this node's outer address" and listens there, unless told there is no cluster.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            # Ray's replicas run at niceness 15, which on a machine with anything else to do starves who must answer.
+            "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
             "VLLM_NO_USAGE_STATS": "1",
