@@ -223,7 +223,7 @@ PARTS: dict[str, Callable[[Part], list[Aim]]] = {"vllm": vllm_part, "scripted": 
 def run(options: argparse.Namespace, folder: Path) -> int:
     """The whole benchmark; returns the exit code."""
     record: dict[str, Any] = {"benchmark": "engine", "date": machine.now(), "machine": machine.describe()}
-    record["config"] = {name: str(value) for name, value in vars(options).items()}
+    record["config"] = {k: v if isinstance(v, int | float) else str(v) for k, v in vars(options).items() if k != "out"}
     aims: list[Aim] = []
     left: list[str] = []
     contest.tell(contest.HEADER)

@@ -149,7 +149,7 @@ class Generation:
                 async for block in blocks:
                     if not started:
                         started = True
-                        await send(_STREAM_START)
+                        await send(_stream_start())
                     await send({"type": "http.response.body", "body": block, "more_body": True})
         except Exception as exc:  # noqa: BLE001 - the process edge: whatever it was, the caller gets the OpenAI shape
             if not started:
@@ -203,15 +203,14 @@ async def joined(events: AsyncGenerator[str, None], window_s: float = JOIN_WINDO
         await asyncio.wait({source})
 
 
-_STREAM_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [
+def _stream_start() -> dict[str, Any]:
+    """Made anew for each answer: a server around us (Ray Serve) appends its own headers to the list it is given."""
+    headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
-    ],
-}
+    ]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 async def _left(receive: Receive) -> None:
