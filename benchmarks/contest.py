@@ -73,6 +73,11 @@ class Results:
     def rounds(self, contender: str, case: Case) -> int:
         return len(self.reports.get((contender, case), ()))
 
+    def sent(self, *contenders: str) -> int:
+        """Requests of these contenders, the warm-ups too."""
+        of_them = [r for (name, _), reports in self.reports.items() if name in contenders for r in reports]
+        return sum(r["requests"] + r["warmup"] for r in of_them)
+
     def spread(self, contender: str, case: Case, figure: Figure) -> Spread:
         return Spread.of([figure.of(r) for r in self.reports[contender, case]])
 
@@ -166,7 +171,7 @@ def contest(
                     warmup=max(contender.plan.warmup, case.clients),
                     nonce=contender.plan.nonce if contender.plan.repeat else f"{case.name} {index} {number}",
                 )
-                report = measure(plan)
+                report = {**measure(plan), "warmup": plan.warmup}
                 results.add(contender.name, case, report)
                 tell(row(f"{case.name} round {number + 1}", contender.name, report))
 

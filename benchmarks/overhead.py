@@ -52,7 +52,12 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         before = _completions(upstream_url)
         results = Results()
         contest.contest(contenders, cases, options.rounds, results)
-        checks = {"upstream_requests": _completions(upstream_url) - before, "ledger_rows": ours.ledger_requests()}
+        checks = {
+            "upstream_requests": _completions(upstream_url) - before,
+            "upstream_expected": results.sent("direct", "gateway", "litellm") + 1,  # the one that all hits repeat
+            "ledger_rows": ours.ledger_requests(),
+            "ledger_expected": results.sent("gateway", "hits"),
+        }
         say("stopping")
     record = {
         "benchmark": "overhead",

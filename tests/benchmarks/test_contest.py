@@ -38,6 +38,7 @@ def test_ratios_show_who_is_faster(servers: list[str], capsys: pytest.CaptureFix
     results = Results()
     contest.contest([fast, slow], [STREAM], 2, results, lambda case: 5 * case.clients)
     assert [r["requests"] for reports in results.reports.values() for r in reports] == [10, 10, 10, 10]
+    assert results.sent("fast") == 2 * (10 + STREAM.clients), "the warm-ups too"
     ratio, added = results.ratio(STREAM, RPS, "fast", "slow"), results.difference(STREAM, TTFT_P50_MS, "slow", "fast")
     assert ratio is not None and ratio.low > 1
     assert added is not None and added.median > 20
