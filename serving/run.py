@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ from serving.telemetry import in_flight
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFTOVER_WAIT_S = 5.0
+ROUTE_WAIT_S = 60.0
 # For Ray's own processes and, said again with each application, for its replicas: there a line for each request costs
 # 5 % of a cached answer's CPU and fills the disk with what the ledger knows better.
 RAY_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
@@ -217,9 +219,11 @@ def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Ph
     )
     with phases.phase("starting the gateway"):
         _wait_for("gateway", 120.0, stop)
+        _wait_for_route(f"{runtime.base_url}/health", stop)
     if plan is not None:
         with phases.phase(f"loading {plan.model} into vLLM and warming it up"):
             _wait_for("engine", float(config.serve.engine_start_s), stop)
+            _wait_for_route(f"{runtime.base_url}{engine_prefix(plan.tier)}/health", stop)
 
 
 def _wait_for(application: str, limit_s: float, stop: threading.Event) -> None:
@@ -236,6 +240,17 @@ def _wait_for(application: str, limit_s: float, stop: threading.Event) -> None:
         if failed or time.monotonic() > until_s:
             why = _reason(state) if state is not None else "it never appeared"
             raise StartError(f"the {application} did not start: {why}")
+
+
+def _wait_for_route(url: str, stop: threading.Event) -> None:
+    """Until the proxy passes requests on: it learns of a new replica a moment after Serve calls it running."""
+    until_s = time.monotonic() + ROUTE_WAIT_S
+    while not stop.wait(0.1):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as response:
+            if response.status == 200:
+                return
+        if time.monotonic() > until_s:
+            raise StartError(f"{url} did not answer within {ROUTE_WAIT_S:.0f} s of its replica's start")
 
 
 def _reason(state: Any) -> str:
