@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 BLOCK_ROWS: Final = 4096
 _FIRST_ROWS: Final = 16
-_GROWTH: Final = 4
+_GROWTH: Final = 2
 
 
 class Rows:
