@@ -1,31 +1,39 @@
 """How fast is the cache's index while entries come and go? Beside a plain numpy scan and what memory allows.
 
-    python -m benchmarks.index [--sizes 1000,10000,100000,1000000] [--device cpu|cuda] [--seconds 5]
+    python -m benchmarks.index [--sizes 1000,10000,100000,1000000] [--device cpu|cuda] [--seconds 5] [--reload 100000]
 
 All rows are in one partition, the worst case. Vectors are drawn around centres, 50 to each, and each query is a stored
 row turned away to a cosine of 0.95, as a question in other words is; `found` is how often that row came first. One
 thread searches, and after every fifth search adds a row and evicts one. The floor is the time to read the rows once, as
-measured here over as many bytes. Set OMP_NUM_THREADS=1 for numpy. The last line on stdout is one JSON object.
+measured here over as many bytes. Set OMP_NUM_THREADS=1 for numpy. `--reload N` also writes a cache file of N entries
+and times opening it again. The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import summary_ms
+from models.types import Usage
+from router.cache.entries import Entry, Scope, new_id
 from router.cache.faiss_index import FaissIndex
 from router.cache.gpu_ring import GpuRing, row_bytes
 from router.cache.index import VectorIndex
+from router.cache.semantic import SemanticCache
+from router.cache.shelf import Bounds
 
 DIM = 384
 K = 8
@@ -166,18 +174,45 @@ def measure(size: int, device: str, seconds: float) -> dict[str, Any]:
     return result
 
 
+async def reload(entries: int) -> dict[str, Any]:
+    """Seconds to open a cache of that many, in partitions of 100, with answers of 2 kB."""
+    rows = workload(entries).rows
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "cache.sqlite"
+        cache = await SemanticCache.open(path, FaissIndex("benchmark", DIM), ["small"], Bounds(max_entries=entries))
+        began_s = time.perf_counter()
+        for number, vector in enumerate(rows):
+            scope = Scope("tenant", (number // 100).to_bytes(8))
+            text, now_s = f"a question of some length, number {number}", time.time()
+            body, usage = bytes(2000), Usage(20, 0, 0, 200)
+            entry = Entry(new_id(), scope, "auto", "small", "m", text, body, usage, 1000, now_s, 9000)
+            await cache.put(entry, vector, cache.epoch())
+        await cache.flush()
+        put_s = time.perf_counter() - began_s
+        await cache.close()
+        began_s = time.perf_counter()
+        cache = await SemanticCache.open(path, FaissIndex("benchmark", DIM), ["small"], Bounds(max_entries=entries))
+        opened_s = time.perf_counter() - began_s
+        size, held = path.stat().st_size, (await cache.stats())["entries"]
+        await cache.close()
+    figures = {"put_us": round(put_s / entries * 1e6, 1), "open_s": round(opened_s, 2), "file_mb": size // 10**6}
+    return {"entries": held, **figures}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000,1000000", help="entries, comma-separated")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for the ring")
     parser.add_argument("--seconds", type=float, default=5.0, help="of searching at each size")
+    parser.add_argument("--reload", type=int, default=0, help="entries in a cache file to open again")
     args = parser.parse_args()
     results = []
-    for size in map(int, args.sizes.split(",")):
+    for size in map(int, filter(None, args.sizes.split(","))):
         results.append(measure(size, args.device, args.seconds))
         print(json.dumps(results[-1]), file=sys.stderr)
         gc.collect()
-    print(json.dumps({"device": args.device, "dim": DIM, "k": K, "cosine": COSINE, "sizes": results}))
+    reloaded = {"reload": asyncio.run(reload(args.reload))} if args.reload else {}
+    print(json.dumps({"device": args.device, "dim": DIM, "k": K, "cosine": COSINE, "sizes": results, **reloaded}))
 
 
 if __name__ == "__main__":

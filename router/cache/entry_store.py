@@ -1,15 +1,18 @@
 """The cache's file: entries, their vectors and standing in one SQLite database (WAL). Synchronous, for one thread.
 
 Guarantees: a deletion that has returned survives a crash of the process and of the machine, and what it deleted is
-overwritten in the file and its log; a kill at any moment leaves a valid file; vectors of another encoder are refused; a
-file that cannot be read is set aside and a new one begun. Knows no index and no event loop.
+overwritten in the file and its log; a kill at any moment leaves a valid file; one process at a time has it open, since
+another's memory would know nothing of this one's deletions; vectors of another encoder are refused; a file that cannot
+be read is set aside and a new one begun. Knows no index and no event loop.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -20,6 +23,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from models.errors import StartError
 from models.types import Usage
 from router.cache.entries import Entry, EntryId, Scope, Standing
 from router.cache.index import require_same_encoder
@@ -29,6 +33,7 @@ log = logging.getLogger(__name__)
 _APPLICATION_ID: Final = 0x46546873  # "FThs", in the file's header: another program's database is left alone
 _FORMAT: Final = 1  # raise it with any change of the schema or of `Usage`
 _BUSY_TIMEOUT_S: Final = 5.0
+OWNER_PATIENCE_S: Final = 10.0
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 # The body is last: what is read without it does not read its pages.
@@ -92,20 +97,20 @@ class Which:
 class EntryStore:
     """One connection, to be used by the thread that made it. A method that raises `sqlite3.Error` changed nothing."""
 
-    def __init__(self, path: Path, encoder_sha256: str, dim: int) -> None:
+    def __init__(self, path: Path, encoder_sha256: str, dim: int, patience_s: float = OWNER_PATIENCE_S) -> None:
         self._path, self._encoder_sha256, self._dim = path, encoder_sha256, dim
         self._aside = path.with_name(path.name + ".unreadable")
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _sole_owner(path.with_name(path.name + ".lock"), patience_s)
         try:
-            self._db = self._connect()
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-            self._set_aside(str(error))
-            self._db = self._connect()
+            self._db = self._connect_or_begin_anew()
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def close(self) -> None:
         self._db.close()
+        os.close(self._lock)
 
     def epoch(self) -> int:
         """How many deletions there have been."""
@@ -147,6 +152,15 @@ class EntryStore:
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+    def _connect_or_begin_anew(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            self._set_aside(str(error))
+            return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         # Questions and answers are private; SQLite gives its log the same mode.
@@ -201,6 +215,21 @@ class Bodies:
 
 class _OtherFormat(sqlite3.DatabaseError):
     """A sound cache of another version of this code."""
+
+
+def _sole_owner(path: Path, patience_s: float) -> int:
+    """A lock that the kernel drops with its holder. A replica that is being replaced may take a moment to go."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                os.close(descriptor)
+                raise StartError(f"another process has the semantic cache of {path} open; one router owns it") from None
+        time.sleep(0.05)
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,21 +34,24 @@ def is_bert(config: Mapping[str, Any]) -> bool:
 
 
 class BertOnnx:
-    """`Network`. threads: how many the session may use; its own, whatever torch or OpenMP are set to."""
+    """`Network` over a serialised graph. threads: the session's own, whatever torch or OpenMP are set to."""
 
-    def __init__(self, folder: Path, pooling: Pooling, threads: int) -> None:
+    def __init__(self, graph: bytes, dim: int, pooling: Pooling, threads: int) -> None:
         import onnxruntime  # a tenth of a second that a GPU encoder need not pay
 
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores are vLLM's, too
         options.log_severity_level = 3
-        graph = build(config, read_weights(folder))
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._pooling = pooling
-        self._dim = int(config["hidden_size"])
+        self._dim = dim
+
+    @classmethod
+    def from_folder(cls, folder: Path, pooling: Pooling, threads: int) -> Self:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return cls(build(config, read_weights(folder)), int(config["hidden_size"]), pooling, threads)
 
     @property
     def dim(self) -> int:

@@ -66,7 +66,7 @@ def identify(folder: Path, recipe: Recipe) -> EncoderIdentity:
 
 def _network(folder: Path, recipe: Recipe, device: str, threads: int) -> Network:
     if device == "cpu" and is_bert(json.loads((folder / "config.json").read_text(encoding="utf-8"))):
-        return BertOnnx(folder, recipe.pooling, threads)
+        return BertOnnx.from_folder(folder, recipe.pooling, threads)
     from router.embedding.torch_network import TorchNetwork  # torch and transformers: seconds to import
 
     return TorchNetwork(folder, recipe.pooling, device, threads)

@@ -26,7 +26,7 @@ DIM = 16
 TIERS = ("small", "frontier")
 SCOPES = [Scope(tenant, part) for tenant in ("a", "b", "c") for part in (b"1", b"2")]
 BOUNDS = Bounds(max_entries=2000, max_bytes=3_000_000)
-TASKS = 8
+TASKS = 32
 CELLS_FROM_ROWS = 200  # so that cells are made and emptied all the time
 
 
@@ -51,7 +51,7 @@ class Worker:
     async def _forever(self) -> None:
         actions = [self._lookup, self._put, self._hit, self._delete_one, self._delete_tenant]
         while True:
-            (action,) = self._random.choices(actions, [50, 40, 8, 2, 0.02])
+            (action,) = self._random.choices(actions, [50, 40, 9, 1, 0.02])
             await action()
             self._done += 1
             if self._done % 500 == 0:

@@ -14,7 +14,7 @@ import pytest
 
 from models.errors import StartError
 from router.cache.entries import Entry, Scope, from_public, new_id, public
-from router.cache.entry_store import Batch
+from router.cache.entry_store import Batch, EntryStore
 from router.cache.faiss_index import FaissIndex
 from router.cache.gpu_ring import GpuRing, row_bytes
 from router.cache.index import EncoderMismatch, VectorIndex
@@ -322,6 +322,13 @@ async def test_what_cannot_be_written_is_not_served(
         assert await found(cache, 1) == ["kept"]
         standing = await cache.standing(kept.id)
         assert standing is not None and standing.hits == 1
+
+
+async def test_one_process_owns_the_file(path: Path, clock: Clock) -> None:
+    async with opened(path, clock):
+        with pytest.raises(StartError, match="one router owns it"):
+            EntryStore(path, "encoder", DIM, patience_s=0.1)
+    EntryStore(path, "encoder", DIM, patience_s=0.1).close()
 
 
 async def test_the_file_is_private(path: Path, clock: Clock, entry: MakeEntry) -> None:

@@ -60,7 +60,7 @@ def test_both_networks_agree(encoder: TextEncoder, pooling: str) -> None:
 
     tokenizer = Tokenizer.from_file(str(folder() / "tokenizer.json"))
     texts = [RESET, FORGOT * 4, PARIS, "a"]
-    networks = [BertOnnx(folder(), pooling, 1), TorchNetwork(folder(), pooling, "cpu", 1)]
+    networks = [BertOnnx.from_folder(folder(), pooling, 1), TorchNetwork(folder(), pooling, "cpu", 1)]
     onnx, torch_ = (TextEncoder(encoder.identity, tokenizer, network, 2048).encode(texts) for network in networks)
     np.testing.assert_allclose(onnx, torch_, atol=1e-5)
 
