@@ -71,14 +71,15 @@ class ScriptedServer(ABC):
     def error_event(self) -> bytes: ...
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.received.append(await request.json())
+        body = await request.json()
+        self.received.append(body)
         self.request_headers.append(dict(request.headers))
         script = self.script
         try:
             await asyncio.sleep(script.delay_s)
             if script.status != 200:
                 return web.json_response(self.error(), status=script.status, headers=script.headers)
-            if not self.received[-1].get("stream"):
+            if not body.get("stream"):
                 await asyncio.sleep(script.word_s * len(WORDS))
                 if script.garbage_after is not None:
                     return web.Response(text='{"half": ', content_type="application/json")
