@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 import orjson
 
-from models.errors import BudgetExceeded, DeadlineExceeded, FarthingError, NotCached, Unavailable, Unsupported
+from models.errors import (
+    BadRequest,
+    BudgetExceeded,
+    DeadlineExceeded,
+    FarthingError,
+    NotCached,
+    Unavailable,
+    Unsupported,
+)
 from models.pool import Reply
 from models.types import Call, Deadline, Json, Usage
 from router.decision import Decision, Facts
@@ -165,6 +173,9 @@ class Pipeline:
         """The tier that should answer, and those to ask in order."""
         if job.target.tier is not None:
             tier = self.tiers[job.target.tier]
+            if job.asked.options.local_only and not tier.local:
+                message = f"farthing.local_only is set and tier '{tier.name}' is hosted; name a local one, or 'auto'"
+                raise BadRequest(message, param="farthing.local_only")
             if job.asked.endpoint == "completions" and not tier.capabilities.completions:
                 raise Unsupported(
                     f"tier '{tier.name}' has no text completions; use /v1/chat/completions", param="model"

@@ -13,7 +13,9 @@ import pytest
 
 from models.errors import Overloaded, Unavailable
 from models.fake import Step
+from serving.ledger import keys
 from serving.ledger.grants import Budgets
+from serving.wire.options import Options
 from tests.serving.conftest import HARD, Running, Setup, running
 
 
@@ -99,6 +101,25 @@ async def test_an_answer_under_way_during_a_deletion_is_not_kept(setup: Setup) -
         assert response.headers["x-farthing-cache"] == "miss"
         again, _ = await service.ask("x")
         assert again.headers["x-farthing-cache"] == "exact"
+
+
+@pytest.mark.parametrize("name", ["frontier", "huge", "best"])
+@pytest.mark.parametrize("by_key", [False, True], ids=["asked", "by its key"])
+async def test_what_must_stay_local_is_not_sent_away_by_naming_a_hosted_tier(
+    setup: Setup, name: str, by_key: bool
+) -> None:
+    async with running(setup) as service:
+        options, headers = {"local_only": True}, {}
+        if by_key:
+            _, secret = keys.add(service.store, "acme", defaults=Options(local_only=True))
+            await service.table.refresh()
+            options, headers = {}, {"authorization": f"Bearer {secret}"}
+        response, body = await service.ask("secret", headers=headers, model=name, farthing=options)
+        assert (response.status, body["error"]["param"]) == (400, "farthing.local_only")
+        local, _ = await service.ask("secret", headers=headers, model="small", farthing=options)
+        assert local.status == 200
+        await service.rows(2)
+    assert setup.frontier.calls == []
 
 
 async def test_a_full_small_tier_and_an_absent_frontier_say_when_to_come_back(setup: Setup) -> None:
