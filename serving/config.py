@@ -113,6 +113,9 @@ class Tier(_Frozen):
             raise ValueError(
                 "a tier's backends must all be of one kind: put engine and http backends in tiers of their own"
             )
+        if isinstance(self.price, TokenPrice if self.local else LocalPrice):
+            stated = "usd_per_hour" if self.local else "input_usd_per_mtok and output_usd_per_mtok"
+            raise ValueError(f"price: a tier of {self.backends[0].kind} backends is priced by {stated}")
         if self.name in RESERVED_NAMES:
             raise ValueError(f"'{self.name}' is reserved; name the tier otherwise")
         return self
@@ -230,6 +233,8 @@ class Config(_Frozen):
             raise ValueError(
                 "auth.required: keys cannot be turned off on an address others can reach; listen on 127.0.0.1"
             )
+        if self.listen.admin_port == self.listen.port:
+            raise ValueError("listen.admin_port: the service itself listens there; choose another")
         if sum(t.local for t in self.tiers) > 1:
             raise ValueError("tiers: only one tier may hold engine backends on one node")
         return self

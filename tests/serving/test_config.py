@@ -33,6 +33,17 @@ def test_every_shipped_file_parses_and_is_explained_in_the_readme(path: Path) ->
         ("tiers: [{name: auto, backends: [{kind: engine}]}]", "'auto' is reserved"),
         (SMALL + "listen: {host: 0.0.0.0}\nauth: {required: false}", "keys cannot be turned off"),
         (SMALL + "routing: {default_tier: big}", "there is no tier 'big'"),
+        (SMALL + "listen: {host: 0.0.0.0, admin_port: 8000}", "listen.admin_port: the service itself listens there"),
+        (
+            SMALL.replace(
+                "small,", "small, price: {input_usd_per_mtok: 1, output_usd_per_mtok: 1, as_of: 2026-11-01},"
+            ),
+            "priced by usd_per_hour",
+        ),
+        (
+            "tiers: [{name: f, price: {usd_per_hour: 1}, backends: [{kind: http, url: 'http://x', model: m}]}]",
+            "priced by input_usd_per_mtok",
+        ),
         (SMALL + "routing: {thresholds: {small: 2}}", "routing.thresholds.small: Input should be less than"),
         (SMALL + "aliases: {gpt: nothing}", "aliases.gpt: 'nothing' is neither"),
         (SMALL.replace("]}]", "]}, {name: small, backends: [{kind: engine}]}]"), "the name 'small' is used twice"),
