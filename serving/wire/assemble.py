@@ -32,23 +32,27 @@ def assemble(events: bytes | Iterable[bytes]) -> Json | None:
 
     `events` are whole SSE events, split anywhere between them. Of the top-level fields the last non-null value counts.
     """
-    whole: Json = {}
-    choices: dict[int, Json] = {}
     try:
-        for chunk in _payloads(events if isinstance(events, bytes) else b"".join(events)):
-            if chunk.get("error"):
-                return None
-            for choice in chunk.pop("choices", None) or ():
-                _merge(choices.setdefault(choice.get("index", 0), {}), choice)
-            whole.update((name, value) for name, value in chunk.items() if value is not None or name not in whole)
+        return _assembled(events if isinstance(events, bytes) else b"".join(events))
     except (orjson.JSONDecodeError, AttributeError, TypeError, RecursionError):
         return None  # not the events of a completion, whatever they are
+
+
+def _assembled(events: bytes) -> Json | None:
+    whole: Json = {}
+    choices: dict[int, Json] = {}
+    for chunk in _payloads(events):
+        if chunk.get("error"):
+            return None
+        for choice in chunk.pop("choices", None) or ():
+            _merge(choices.setdefault(choice.get("index", 0), {}), choice)
+        whole.update((name, value) for name, value in chunk.items() if value is not None or name not in whole)
     if not choices or not all(choice.get("finish_reason") for choice in choices.values()):
         return None
     if whole.get("object") != "text_completion":
         whole["object"] = "chat.completion"
         for choice in choices.values():
-            choice["message"] = _message(choice.pop("delta", {}))
+            choice["message"] = _message(choice.pop("delta", None) or {})
     if whole.get("usage") is None:
         whole.pop("usage", None)
     return whole | {"choices": [choices[index] for index in sorted(choices)]}
