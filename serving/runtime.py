@@ -78,8 +78,9 @@ def fresh_run_folder(runtime: Runtime) -> None:
 
 
 def write_secret(path: Path, value: str) -> None:
-    """Write a file nobody else can read, whatever the umask."""
+    """Write a file nobody else can read, whatever the umask and whatever was there before."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.fchmod(fd, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         file.write(value)
 
