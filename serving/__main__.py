@@ -1,4 +1,4 @@
-"""The command line of the service: `python -m serving run | keys | costs | export | cache | forget`."""
+"""The command line of the service: `python -m serving run | keys | costs | export | ledger | cache | forget`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from models.errors import FarthingError
+from models.errors import ConfigError, FarthingError
 from serving.config import Config, load
 
 DEFAULT_CONFIG = Path("configs/default.yaml")
+MAX_PORT = 65535
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _mount(command("keys", "add, list and revoke API keys"), "serving.ledger.keys_cli")
     _mount(command("costs", "what requests cost, by route, and beside the alternatives"), "serving.ledger.costs")
     _mount(command("export", "logged traffic as JSONL"), "serving.ledger.export")
+    _mount(command("ledger", "care for the database: migrate, retain, delete-tenant"), "serving.ledger.maintain")
     cache = command("cache", "the exact cache: sizes, and deletion")
     cache.add_argument("action", choices=["show", "delete"])
     which = cache.add_mutually_exclusive_group()
@@ -82,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _with_port(config: Config, port: int) -> Config:
+    if not 1 <= port <= MAX_PORT:
+        raise ConfigError(f"--port {port}: ports are 1 to {MAX_PORT}")
     listen = {**config.listen.model_dump(), "port": port}
     return Config.model_validate({**config.model_dump(), "listen": listen})
 

@@ -83,6 +83,6 @@ def run(args: argparse.Namespace, store: Store) -> int:
         count = to_file(rows, args.output)
     except OSError as exc:
         sys.stderr.write(f"cannot write {args.output}: {exc.strerror}\n")
-        return 1
+        return 2
     sys.stderr.write(f"{count:,} requests written to {args.output}\n")
     return 0

@@ -68,7 +68,7 @@ def _revoke(args: argparse.Namespace, store: Store) -> int:
     if revoke(store, args.id):
         return 0
     sys.stderr.write(f"there is no valid key '{args.id}': see `keys list`\n")
-    return 1
+    return 2
 
 
 def _line(key: ApiKey) -> str:

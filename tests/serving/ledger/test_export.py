@@ -38,7 +38,7 @@ def test_to_a_file(store: Store, put: Put, tmp_path: Path, capsys: pytest.Captur
     assert command(store, "--since", "1h", "--output", str(target)) == 0
     assert [orjson.loads(line)["request_id"] for line in target.read_bytes().splitlines()] == ["a"]
     assert "1 requests written" in capsys.readouterr().err
-    assert command(store, "--output", str(tmp_path / "no" / "dir")) == 1
+    assert command(store, "--output", str(tmp_path / "no" / "dir")) == 2
     assert "cannot write" in capsys.readouterr().err
 
 

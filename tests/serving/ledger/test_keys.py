@@ -149,7 +149,7 @@ async def test_the_command_line(store: Store, capsys: pytest.CaptureFixture[str]
     assert "usd_per_day=$2.5" in shown
     assert secret not in shown
     assert command(store, "revoke", key.id) == 0
-    assert command(store, "revoke", key.id) == 1
+    assert command(store, "revoke", key.id) == 2
     command(store, "list")
     assert "revoked" in capsys.readouterr().out
 

@@ -1,0 +1,159 @@
+"""The node's bookkeeper: journals into rows, leases, uptime, metrics on a port of its own, and its own health."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlalchemy import select
+
+from models.errors import StartError
+from serving.bookkeeper import STALE_S, Bookkeeper
+from serving.config import Config, parse
+from serving.ledger.grants import Amounts, Ask, LeaseRequest
+from serving.ledger.journal import Journal
+from serving.ledger.keys import Limits
+from serving.ledger.row import Row
+from serving.ledger.schema import engine_uptime, requests
+from serving.runtime import Runtime
+
+CONFIG = """
+state_dir: {state}
+tiers: [{{name: small, price: {{usd_per_hour: 3.6}}, backends: [{{kind: engine, profile: embedded}}]}}]
+budget: {{frontier_usd_per_day: 1}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return parse(CONFIG.format(state=tmp_path))
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    (tmp_path / "run" / "metrics").mkdir(parents=True)
+    return Runtime(tmp_path, "http://127.0.0.1:1", metrics_in_service=False, admin_port=free_port())
+
+
+@pytest.fixture
+async def bookkeeper(config: Config, runtime: Runtime) -> AsyncIterator[Bookkeeper]:
+    found = Bookkeeper(config, runtime)
+    await found.start()
+    yield found
+    await found.close()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def count(bookkeeper: Bookkeeper) -> int:
+    with bookkeeper._store.read() as connection:
+        return len(connection.execute(select(requests)).all())
+
+
+async def test_what_a_replica_writes_becomes_rows_and_a_dead_ones_requests_are_lost(
+    bookkeeper: Bookkeeper, runtime: Runtime
+) -> None:
+    journal = Journal(runtime.journal, "gateway")
+    journal.record(Row(request_id="req_1", at_ms=1, status="answered"))
+    await until(lambda: count(bookkeeper) == 1)
+    journal.open(Row(request_id="req_2", at_ms=2))
+    journal.stop()
+    await until(lambda: count(bookkeeper) == 2)
+    with bookkeeper._store.read() as connection:
+        statuses = connection.execute(select(requests.c.status).order_by(requests.c.at_ms)).scalars().all()
+    assert statuses == ["answered", "lost"]
+
+
+async def test_closing_takes_what_is_still_in_the_journals(config: Config, runtime: Runtime) -> None:
+    bookkeeper = Bookkeeper(config, runtime)
+    await bookkeeper.start()
+    journal = Journal(runtime.journal, "gateway")
+    journal.record(Row(request_id="req_late", at_ms=1, status="answered"))
+    await bookkeeper.close()
+    again = Bookkeeper(config, runtime)
+    await again.start()
+    assert count(again) == 1
+    await again.close()
+    journal.stop()
+
+
+async def test_a_lease_is_bounded_by_the_configured_budget(bookkeeper: Bookkeeper) -> None:
+    ask = Ask("", "default", Limits(), want=Amounts(nusd=2 * 10**9))
+    (grant,) = (await bookkeeper.lease(LeaseRequest("r.1.a", 1, (ask,), whole=True))).grants
+    assert grant.granted.nusd <= 10**9 and grant.blocked_by == "deployment"
+    (grant,) = (await bookkeeper.lease(LeaseRequest("r.1.a", 2, (ask,)))).grants
+    assert grant.granted.nusd <= 10**9
+
+
+async def test_the_engines_hours_are_written_down_at_the_configured_price(bookkeeper: Bookkeeper) -> None:
+    def uptime() -> list[Any]:
+        with bookkeeper._store.read() as connection:
+            return list(connection.execute(select(engine_uptime)).mappings())
+
+    await until(uptime)
+    (row,) = uptime()
+    assert (row["engine"], row["nusd_per_hour"]) == ("small", 3_600_000_000)
+    assert row["to_ms"] >= row["from_ms"]
+
+
+async def test_metrics_are_on_the_admin_port_on_loopback(bookkeeper: Bookkeeper, runtime: Runtime) -> None:
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{runtime.admin_port}/metrics") as answer:
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+
+
+async def test_an_admin_port_that_is_taken_stops_the_start_and_says_which(config: Config, runtime: Runtime) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", runtime.admin_port or 0))
+        holder.listen()
+        bookkeeper = Bookkeeper(config, runtime)
+        with pytest.raises(StartError, match=f"admin port {runtime.admin_port}"):
+            await bookkeeper.start()
+        await bookkeeper.close()
+
+
+async def test_a_second_writer_is_refused(bookkeeper: Bookkeeper, config: Config, runtime: Runtime) -> None:
+    with pytest.raises(StartError, match="already have a writer"):
+        await Bookkeeper(config, runtime).start()
+
+
+async def test_it_is_sick_when_no_journal_was_read_for_long(
+    bookkeeper: Bookkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bookkeeper.check()
+    bookkeeper._tasks[0].cancel()
+    late_s = time.monotonic() + STALE_S + 1
+    monkeypatch.setattr(time, "monotonic", lambda: late_s)
+    with pytest.raises(RuntimeError, match="no journal was read"):
+        bookkeeper.check()
+    monkeypatch.undo()
+
+
+async def test_a_database_that_fails_is_tried_again(bookkeeper: Bookkeeper, runtime: Runtime) -> None:
+    ingest, failures = bookkeeper._writer.ingest_once, iter([True, True, False])
+
+    def failing() -> Any:
+        if next(failures, False):
+            raise OSError("the database is away")
+        return ingest()
+
+    bookkeeper._writer.ingest_once = failing  # type: ignore[method-assign]
+    journal = Journal(runtime.journal, "gateway")
+    journal.record(Row(request_id="req_1", at_ms=1, status="answered"))
+    await until(lambda: count(bookkeeper) == 1)
+    journal.stop()
