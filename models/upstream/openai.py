@@ -25,6 +25,7 @@ CONNECT_TIMEOUT_S = 5.0
 IDLE_TIMEOUT_S = 120.0
 HEALTH_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+OBJECTS: dict[Endpoint, str] = {"chat/completions": "chat.completion", "completions": "text_completion"}
 
 Key = Callable[[], str]
 
@@ -140,6 +141,7 @@ class OpenAIBackend(HttpBackend):
             if stated_error(raw):  # some servers send errors with status 200
                 raise translate_event(stated_error(raw), self.name)
             raise ProtocolViolation(f"{self.name}: the answer has no choices")
+        body["object"] = OBJECTS[call.endpoint]  # some leave it out; who replays an answer goes by it
         usage = Usage.from_openai(body.get("usage"))
         if usage is None:
             body.pop("usage", None)  # whoever counts instead says so in its place

@@ -49,6 +49,8 @@ def _assembled(events: bytes) -> Json | None:
         whole.update((name, value) for name, value in chunk.items() if value is not None or name not in whole)
     if not choices or not all(choice.get("finish_reason") for choice in choices.values()):
         return None
+    if "object" not in whole and all("text" in choice for choice in choices.values()):
+        whole["object"] = "text_completion"  # some servers leave it out
     if whole.get("object") != "text_completion":
         whole["object"] = "chat.completion"
         for choice in choices.values():

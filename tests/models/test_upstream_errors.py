@@ -7,6 +7,7 @@ import email.utils
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,7 +100,7 @@ json_values = st.recursive(st.none() | st.integers() | st.text(max_size=5), lamb
 
 @given(st.dictionaries(st.sampled_from(["code", "type", "message", "param"]), json_values))
 def test_no_error_event_can_raise_either(error: dict[str, Any]) -> None:
-    assert isinstance(translate_event(json.loads(json.dumps(error)), "b"), FarthingError)
+    assert isinstance(translate_event(orjson.loads(json.dumps(error)), "b"), FarthingError)
 
 
 def test_an_http_date_is_a_wait_and_the_past_is_none() -> None:

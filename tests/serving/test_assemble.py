@@ -243,3 +243,13 @@ def test_the_usage_event_is_written_like_the_stream_it_ends() -> None:
         "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cost": 0.001},
     }
     assert first_chunk(b"data: {oops\n\n") == first_chunk(b"data: []\n\n") == first_chunk(b"") == {}
+
+
+def test_a_stream_of_texts_is_a_text_completion_even_if_it_does_not_say_so() -> None:
+    chunks = [
+        {"choices": [{"index": 0, "text": text, "finish_reason": end}]} for text, end in (("a", None), ("b", "stop"))
+    ]
+    whole = assemble(b"".join(event(chunk) for chunk in chunks))
+    assert whole is not None
+    assert (whole["object"], whole["choices"][0]["text"]) == ("text_completion", "ab")
+    assert assemble(replay(whole, False, None)) == whole

@@ -315,3 +315,30 @@ async def test_a_stream_of_anthropics_that_is_broken_from_the_start_is_a_502(set
         (row,) = await service.rows(1)
     assert response.status == 502, body
     assert (row["status"], row["http_status"]) == ("failed", 502)
+
+
+@pytest.mark.parametrize("status", ["200", "500"])
+async def test_an_answer_without_end_is_given_up(setup: Setup, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    monkeypatch.setattr("models.upstream.openai.MAX_ANSWER_BYTES", 10_000)
+    endless = completion(choices=[{"index": 0, "message": {"content": "x" * 50_000}, "finish_reason": "stop"}])
+    async with over(setup, "openai", endless, {"x-status": status}) as service:
+        response, body = await service.ask("x")
+        (row,) = await service.rows(1)
+    assert (response.status, body["error"]["code"], row["status"]) == (502, "upstream_protocol", "failed")
+
+
+@pytest.mark.parametrize("text", ["", "text", None])
+async def test_text_completions_without_an_object_or_a_text(setup: Setup, text: str | None) -> None:
+    """Some servers leave `object` out; the stored answer is replayed as what it was asked for."""
+    body = json.loads(completion(choices=[{"index": 0, "text": text, "finish_reason": "stop"}]))
+    del body["object"]
+    async with over(setup, "openai", json.dumps(body).encode(), {}) as service:
+        for stream in (False, True):
+            asked = {"model": "small", "prompt": "x", "stream": stream}
+            async with service.http.post(f"{service.url}/v1/completions", json=asked) as response:
+                raw = await response.read()
+                if text is None:
+                    assert response.status == 502
+                else:
+                    assert response.status == 200 and text.encode() in raw
+        await service.rows(2)
