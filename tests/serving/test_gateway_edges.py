@@ -13,7 +13,10 @@ import pytest
 
 from models.errors import Overloaded, Unavailable
 from models.fake import Step
+from serving.cache.exact import ExactCache
+from serving.deciding import RemoteDecider
 from serving.ledger import keys
+from serving.ledger.allowance import Allowance
 from serving.ledger.grants import Budgets
 from serving.wire.options import Options
 from tests.serving.conftest import HARD, Running, Setup, running
@@ -289,3 +292,29 @@ async def test_what_the_cache_did_is_counted_for_every_kind(setup: Setup) -> Non
         await service.ask("x", temperature=9)
         await service.rows(4)
     assert counted == ["miss", "exact", "bypass"]
+
+
+@pytest.mark.parametrize("stage", ["recall", "admit", "decide"])
+async def test_a_client_that_leaves_before_a_model_is_asked_has_one_row_that_cost_nothing(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    reached = asyncio.Event()
+
+    async def stuck(*_: Any, **__: Any) -> Any:
+        reached.set()
+        await asyncio.sleep(60)
+
+    owner, method = {
+        "recall": (ExactCache, "get"),
+        "admit": (Allowance, "admit"),
+        "decide": (RemoteDecider, "__call__"),
+    }[stage]
+    monkeypatch.setattr(owner, method, stuck)
+    async with running(setup) as service:
+        asked = asyncio.create_task(service.ask("x"))
+        await asyncio.wait_for(reached.wait(), 5)
+        asked.cancel()
+        (row,) = await service.rows(1)
+        assert len(service.flights) == 0
+    assert (row["status"], row["cost_nusd"]) == ("cancelled", 0)
+    assert setup.small.calls == []
