@@ -33,6 +33,7 @@ KINDS = ("unary", "stream")
 
 def run(options: argparse.Namespace, folder: Path) -> int:
     """The whole benchmark; returns the exit code."""
+    began = {"date": machine.now(), "machine": machine.describe()}
     if options.peer:
         litellm.install(folder)
     nursery = Nursery(folder)
@@ -61,8 +62,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         say("stopping")
     record = {
         "benchmark": "overhead",
-        "date": machine.now(),
-        "machine": machine.describe(),
+        **began,
         "peer": {"litellm": litellm.version()} if options.peer else {},
         "seed": options.seed,
         "rounds": options.rounds,
