@@ -1,0 +1,194 @@
+"""The provider's records as we use them: offers, instances, charges. Reads its JSON, knows no HTTP.
+
+Shapes and units are those of vast.ai's API reference (docs.vast.ai, read 2026-11): memory in MB, storage in USD per GB
+and 30-day month, traffic in USD per GB, ports as strings and only while an instance runs. Fields we do not need are
+dropped, so that a field added there changes nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HOURS_PER_MONTH = 30 * 24
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One machine's offer. `usd_per_hour` is all in: GPU and the disk that was asked for."""
+
+    offer_id: int
+    machine_id: int
+    host_id: int
+    gpu_name: str
+    num_gpus: int
+    gpu_ram_mb: float
+    compute_cap: int  # 890 is 8.9
+    cuda_max: float
+    driver: str
+    usd_per_hour: float
+    gpu_usd_per_hour: float
+    min_bid_usd_per_hour: float
+    storage_usd_per_gb_month: float
+    down_usd_per_gb: float
+    up_usd_per_gb: float
+    down_mbps: float
+    reliability: float
+    direct_ports: int
+    memory_gb_per_s: float | None
+    tflops: float | None
+    place: str
+    datacenter: bool
+    seconds_left: float
+
+    @classmethod
+    def read(cls, raw: Json) -> Offer:
+        return cls(
+            offer_id=int(raw["id"]),
+            machine_id=int(raw["machine_id"]),
+            host_id=int(raw.get("host_id") or 0),
+            gpu_name=str(raw["gpu_name"]),
+            num_gpus=int(raw.get("num_gpus") or 1),
+            gpu_ram_mb=float(raw["gpu_ram"]),
+            compute_cap=int(raw.get("compute_cap") or 0),
+            cuda_max=float(raw.get("cuda_max_good") or 0),
+            driver=str(raw.get("driver_version") or ""),
+            usd_per_hour=float(raw["dph_total"]),
+            gpu_usd_per_hour=float(raw.get("dph_base") or raw["dph_total"]),
+            min_bid_usd_per_hour=float(raw.get("min_bid") or 0),
+            storage_usd_per_gb_month=float(raw.get("storage_cost") or 0),
+            down_usd_per_gb=float(raw.get("inet_down_cost") or 0),
+            up_usd_per_gb=float(raw.get("inet_up_cost") or 0),
+            down_mbps=float(raw.get("inet_down") or 0),
+            reliability=float(raw.get("reliability2") or 0),
+            direct_ports=int(raw.get("direct_port_count") or 0),
+            memory_gb_per_s=_positive(raw.get("gpu_mem_bw")),
+            tflops=_positive(raw.get("total_flops")),
+            place=str(raw.get("geolocation") or ""),
+            datacenter=raw.get("hosting_type") in (1, "1", "datacenter") or bool(raw.get("datacenter")),
+            seconds_left=float(raw.get("duration") or 0),
+        )
+
+    def disk_usd_per_hour(self, disk_gb: int) -> float:
+        return disk_gb * self.storage_usd_per_gb_month / HOURS_PER_MONTH
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One rental as the provider sees it. `status` is its `actual_status`, None while it has none yet."""
+
+    contract_id: int
+    label: str
+    machine_id: int
+    gpu_name: str
+    status: str | None
+    status_msg: str
+    current: str
+    intended: str
+    usd_per_hour: float
+    is_bid: bool
+    disk_gb: float
+    storage_usd_per_gb_month: float
+    host: str
+    ports: Mapping[str, int]
+    ssh_host: str
+    ssh_port: int
+    start_at_s: float
+    end_at_s: float | None
+    gpu_util: float | None
+    gpu_temp: float | None
+
+    @classmethod
+    def read(cls, raw: Json) -> Instance:
+        return cls(
+            contract_id=int(raw["id"]),
+            label=str(raw.get("label") or ""),
+            machine_id=int(raw.get("machine_id") or 0),
+            gpu_name=str(raw.get("gpu_name") or ""),
+            status=raw.get("actual_status"),
+            status_msg=str(raw.get("status_msg") or "").strip(),
+            current=str(raw.get("cur_state") or ""),
+            intended=str(raw.get("intended_status") or ""),
+            usd_per_hour=float(raw.get("dph_total") or 0),
+            is_bid=bool(raw.get("is_bid")),
+            disk_gb=float(raw.get("disk_space") or 0),
+            storage_usd_per_gb_month=float(raw.get("storage_cost") or 0),
+            host=str(raw.get("public_ipaddr") or "").strip(),  # has been seen with a newline
+            ports=_ports(raw.get("ports")),
+            ssh_host=str(raw.get("ssh_host") or "").strip(),
+            ssh_port=int(raw.get("ssh_port") or 0),
+            start_at_s=float(raw.get("start_date") or 0),
+            end_at_s=_positive(raw.get("end_date")),
+            gpu_util=raw.get("gpu_util"),
+            gpu_temp=raw.get("gpu_temp"),
+        )
+
+    @property
+    def paused(self) -> bool:
+        """Outbid, or stopped by hand: the GPU is somebody else's, the disk still bills, and it may come back."""
+        return self.current == "stopped" and self.intended == "stopped"
+
+    @property
+    def dead(self) -> bool:
+        """It will not run here any more, and bills its disk until it is destroyed."""
+        if self.status in ("exited", "unknown", "offline"):
+            return True
+        return self.status_msg.startswith("Error") or "OCI runtime create failed" in self.status_msg
+
+    @property
+    def running(self) -> bool:
+        return self.status == "running" and not self.paused
+
+    @property
+    def billed_usd_per_hour(self) -> float:
+        """What it costs in its present state: everything while it runs, else its disk."""
+        return self.usd_per_hour if self.running else self.disk_gb * self.storage_usd_per_gb_month / HOURS_PER_MONTH
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What the provider billed for one contract over a span of days, USD to three decimals."""
+
+    contract_id: int
+    label: str
+    amount_usd: float
+    by_kind_usd: Mapping[str, float]
+
+    @classmethod
+    def read(cls, raw: Json) -> Charge:
+        kinds: dict[str, float] = {}
+        for item in raw.get("items") or []:
+            kinds[str(item.get("type"))] = kinds.get(str(item.get("type")), 0.0) + float(item.get("amount") or 0)
+        return cls(
+            contract_id=int(str(raw.get("source") or "instance-0").rpartition("-")[2] or 0),
+            label=str((raw.get("metadata") or {}).get("label") or ""),
+            amount_usd=float(raw.get("amount") or 0),
+            by_kind_usd=kinds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PriceIncrease:
+    """A host asks for more on a running contract. Never accepted by us: over the cap, the box is replaced."""
+
+    increase_id: int
+    contract_id: int
+    usd_per_hour: float
+
+    @classmethod
+    def read(cls, raw: Json) -> PriceIncrease:
+        per_second = float(raw.get("new_gpu_costpersec") or 0) + float(raw.get("new_disk_ram_costpersec") or 0)
+        return cls(int(raw["pending_price_increase_id"]), int(raw["contract_id"]), per_second * 3600)
+
+
+def _ports(raw: Any) -> dict[str, int]:
+    """`{"8443/tcp": [{"HostPort": "33526"}]}` to `{"8443/tcp": 33526}`; null until the instance runs."""
+    if not isinstance(raw, Mapping):
+        return {}
+    return {name: int(maps[0]["HostPort"]) for name, maps in raw.items() if maps and maps[0].get("HostPort")}
+
+
+def _positive(raw: Any) -> float | None:
+    return float(raw) if isinstance(raw, int | float) and raw > 0 else None

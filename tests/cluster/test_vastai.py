@@ -1,0 +1,170 @@
+"""The provider's client against the fake: shapes, errors, what is repeated and what must not be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from cluster.vastai import VastClient, read_key
+from models.errors import ConfigError
+from tests.cluster.fake_vast import KEY, Drop, FakeVast, Reply, offer
+
+BODY: dict[str, Any] = {"image": "x", "label": "farthing:t:0:a", "disk": 20, "runtype": "args", "env": {}}
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeVast]:
+    with FakeVast() as server:
+        server.add(offer(1), offer(2, usd=0.30), offer(3, usd=0.50))
+        yield server
+
+
+@pytest.fixture
+def client(fake: FakeVast) -> VastClient:
+    return VastClient(KEY, fake.url, spacing=0, wait_s=0)
+
+
+def fail_once(fake: FakeVast, verb: str, error: Exception, when: str = "before") -> None:
+    left = [error]
+
+    def on_call(called: str, path: str, at: str) -> None:
+        if called == verb and at == when and left:
+            raise left.pop()
+
+    fake.on_call = on_call
+
+
+def test_offers_come_with_the_disk_in_their_price(client: VastClient) -> None:
+    found = client.search({"gpu_name": {"in": ["RTX 4090"]}, "allocated_storage": 60, "type": "ondemand"})
+    assert [o.offer_id for o in found] == [2, 1, 3]
+    assert found[0].usd_per_hour == pytest.approx(0.30 + 60 * 0.15 / 720)
+
+
+def test_a_rental_runs_and_ends(fake: FakeVast, client: VastClient) -> None:
+    contract = client.rent(1, BODY)
+    instance = client.instance(contract)
+    assert instance is not None and instance.running and instance.host == "127.0.0.1"
+    client.destroy(contract)
+    client.destroy(contract)  # gone already: the same outcome
+    assert client.instance(contract) is None and fake.standing() == []
+
+
+def test_all_pages_are_read(fake: FakeVast, client: VastClient) -> None:
+    fake.add(*[offer(100 + n) for n in range(60)])
+    rented = {client.rent(100 + n, BODY) for n in range(60)}
+    assert {i.contract_id for i in client.instances()} == rented
+
+
+@pytest.mark.parametrize("error", [Drop(), Reply(503, "busy"), Reply(429, "API requests too frequent")])
+@pytest.mark.parametrize("verb", ["GET", "DELETE"])
+def test_what_is_safe_to_repeat_is_repeated(fake: FakeVast, client: VastClient, error: Exception, verb: str) -> None:
+    contract = client.rent(1, BODY)
+    fail_once(fake, verb, error)
+    assert len(client.instances()) == 1
+    client.destroy(contract)
+    assert fake.standing() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "when"), [(Drop(), "after"), (Reply(502, "bad gateway"), "after"), (Drop(), "before")]
+)
+def test_a_rental_without_an_answer_is_never_repeated(
+    fake: FakeVast, client: VastClient, error: Exception, when: str
+) -> None:
+    fail_once(fake, "PUT", error, when)
+    with pytest.raises(errors.ProviderDown):
+        client.rent(1, BODY)
+    assert fake.calls.count(("PUT", "/api/v0/asks/1/")) == 1
+    assert len(fake.standing()) == (when == "after")
+
+
+def test_a_rental_refused_for_haste_was_not_executed_and_is_repeated(fake: FakeVast, client: VastClient) -> None:
+    fail_once(fake, "PUT", Reply(429, "API requests too frequent: endpoint threshold=4.5"))
+    client.rent(1, BODY)
+    assert len(fake.standing()) == 1
+
+
+def test_an_offer_that_went_is_said_to_be_gone(client: VastClient) -> None:
+    client.rent(1, BODY)
+    with pytest.raises(errors.OfferGone):
+        client.rent(1, BODY)
+
+
+def test_a_low_bid_rents_all_the_same_and_the_error_says_which(fake: FakeVast, client: VastClient) -> None:
+    with pytest.raises(errors.BidTooLow) as caught:
+        client.rent(1, {**BODY, "price": 0.01})
+    assert [c.id for c in fake.standing()] == [caught.value.contract_id]
+
+
+def test_the_days_searches_run_out(fake: FakeVast, client: VastClient) -> None:
+    fake.search_quota = 0
+    with pytest.raises(errors.SearchQuota, match="midnight"):
+        client.search({})
+    assert fake.searches == 1  # repeating would not help
+
+
+def test_no_credit_and_a_bad_key_have_names_of_their_own(fake: FakeVast, client: VastClient) -> None:
+    fake.credit_usd = 0
+    assert client.credit_usd() == 0
+    with pytest.raises(errors.NoCredit):
+        client.rent(1, BODY)
+    with pytest.raises(errors.BadKey):
+        VastClient("wrong", fake.url, spacing=0, wait_s=0).instances()
+
+
+@pytest.mark.parametrize(
+    "change", [{"env": "-e A=1"}, {"env": {"A": "x" * 257}}, {"args": ["x" * 4097]}, {"runtype": "docker"}, {"disk": 4}]
+)
+def test_the_provider_refuses_what_it_documents_as_wrong(client: VastClient, change: dict[str, Any]) -> None:
+    with pytest.raises(errors.Refused):
+        client.rent(1, BODY | change)
+
+
+def test_logs_are_waited_for(fake: FakeVast, client: VastClient) -> None:
+    contract = client.rent(1, BODY)
+    fake.logs[contract] = "farthing-bootstrap: ready"
+    assert client.logs(contract) == "farthing-bootstrap: ready"
+
+
+def test_charges_name_the_contract_and_its_label(fake: FakeVast, client: VastClient) -> None:
+    fake.speed = 3600 * 50
+    contract = client.rent(1, BODY)
+    client.instances()
+    (charge,) = client.charges(0, 2e9)
+    assert (charge.contract_id, charge.label) == (contract, BODY["label"])
+    assert charge.amount_usd == pytest.approx(sum(charge.by_kind_usd.values()), abs=0.002)
+
+
+def test_the_providers_clock_is_learnt(fake: FakeVast, client: VastClient) -> None:
+    fake.skew_s = 86_400
+    client.instances()
+    assert client.skew_s == pytest.approx(86_400, abs=3)
+
+
+def test_the_key_comes_from_a_private_file_or_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("abc\n")
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_key(file, {})
+    file.chmod(0o600)
+    assert read_key(file, {}) == "abc"
+    assert read_key(None, {"VAST_API_KEY": "def"}) == "def"
+    with pytest.raises(ConfigError, match="VAST_API_KEY"):
+        read_key(None, {})
+
+
+def test_the_key_is_in_no_error_and_no_log(fake: FakeVast, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = VastClient("s3cret-key", fake.url, spacing=0, wait_s=0)
+    with pytest.raises(errors.BadKey) as refused:
+        client.instances()
+    gone = VastClient("s3cret-key", "http://127.0.0.1:9", spacing=0, wait_s=0)
+    with pytest.raises(errors.ProviderDown) as unreachable:
+        gone.instances()
+    assert "s3cret" not in f"{refused.value!r} {unreachable.value!r} {caplog.text}"
