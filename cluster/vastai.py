@@ -155,7 +155,10 @@ class VastClient:
         until_s = time.monotonic() + wait_s
         while url := answer.get("result_url"):
             # without our key: the storage is not the provider's API
-            response = httpx2.get(str(url), timeout=10.0, trust_env=False)
+            try:
+                response = httpx2.get(str(url), timeout=10.0, trust_env=False)
+            except httpx2.HTTPError as error:
+                raise ProviderDown(f"the logs cannot be fetched ({type(error).__name__})") from error
             if response.status_code == 200:
                 return response.text
             if time.monotonic() > until_s:

@@ -1,0 +1,146 @@
+"""The loops: `up` until all serve, `watch` for ever, `down` until nothing bills. Each may die and be run again.
+
+Knows the order of a start and of an end; what one look does is `fleet.py`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.config import ClusterConfig
+from cluster.deck import Deck, Tell
+from cluster.errors import BadKey, ClusterError, NoCredit, ProviderDown, StillBilling
+from cluster.fleet import Fleet
+from cluster.keeping import rotate
+from cluster.offers import check_gpu_names, profile_of
+from cluster.state import Store, only_one
+from cluster.vastai import VastClient, read_key
+from cluster.vault import Vault
+
+PROVIDER_FAILURES = 10  # in a row, until `up` gives up; what is rented stays in the state and is found again
+LOCK_WAIT_S = 30.0
+DOWN_LIMIT_S = 900.0
+CLEAN_LOOKS = 2  # listings in a row without anything of ours
+SKEW_TOLD_S = 60.0
+
+
+def open_deck(config: ClusterConfig, tell: Tell) -> Deck:
+    """Raises ConfigError for a key or a profile that is not there, StateBroken for a state that cannot be read."""
+    check_gpu_names(config)
+    key = read_key(config.provider.key_file, os.environ)
+    client = VastClient(key, config.provider.url, spacing=config.provider.spacing)
+    return Deck(config, profile_of(config), client, Store(config.folder), Vault(config.folder), tell)
+
+
+def up(deck: Deck) -> None:
+    """Until every slot serves. Raises the ClusterError that stands in the way; what was rented stays known."""
+    with only_one(deck.config.folder, LOCK_WAIT_S):
+        deck.store.reload()
+        deck.store.state.closed = False
+        deck.store.save()
+        deck.vault.prepare(deck.config.name)
+        _check_account(deck)
+        fleet = Fleet(deck)
+        served = {r.label for r in deck.store.state.live if r.serves}
+        failures = 0
+        while True:
+            try:
+                fleet.tick()
+                failures = 0
+                if fleet.complete:
+                    break
+            except ProviderDown as error:
+                failures += 1
+                deck.tell(f"the provider does not answer ({failures}): {error.message}")
+                if failures >= PROVIDER_FAILURES:
+                    raise
+            threading.Event().wait(deck.config.timing.poll_s)
+        for rental in deck.store.state.live:
+            if rental.label in served and rental.serves:
+                rotate(deck, rental)  # each `up` gives boxes that served before new keys
+        deck.publish()
+
+
+def _check_account(deck: Deck) -> None:
+    credit = deck.client.credit_usd()
+    if abs(deck.client.skew_s) > SKEW_TOLD_S:
+        deck.tell(f"this machine's clock is {-deck.client.skew_s:.0f} s off the provider's; the provider's is used")
+    if credit <= 0:
+        raise NoCredit("the account has no credit; add some at vast.ai, then run the same command again")
+
+
+@dataclass(slots=True)
+class Watcher:
+    """The service. The state is read anew for each look, so `up` and `down` may be run beside it."""
+
+    config: ClusterConfig
+    open: Callable[[], Deck]
+    tell: Tell
+    stop: threading.Event
+
+    def run(self) -> None:
+        said = ""
+        while not self.stop.is_set():
+            trouble = self._look()
+            if trouble and trouble != said:
+                self.tell(trouble)
+            said = trouble
+            self.stop.wait(self.config.timing.poll_s)
+
+    def _look(self) -> str:
+        """One tick; what stood in its way."""
+        try:
+            with only_one(self.config.folder):
+                deck = self.open()
+                try:
+                    deck.vault.prepare(deck.config.name)
+                    Fleet(deck, closing=deck.store.state.closed).tick()
+                finally:
+                    deck.client.close()
+        except ClusterError as error:
+            return error.message
+        return ""
+
+
+def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:
+    """End everything and see that it ended: two listings without anything of ours, and every contract asked for.
+
+    Returns the contracts that were ended. Raises StillBilling with what is left when that takes more than `limit_s`.
+    """
+    with only_one(deck.config.folder, LOCK_WAIT_S):
+        deck.store.reload()
+        deck.store.state.closed = True
+        deck.store.save()
+        fleet = Fleet(deck, closing=True)
+        known = {r.contract_id for r in deck.store.state.live if r.contract_id is not None}
+        clean, waited_s, last = 0, 0.0, ""
+        while clean < CLEAN_LOOKS:
+            try:
+                listed = fleet.tick()
+                known |= {i.contract_id for i in listed}
+                clean = 0 if listed or deck.store.state.live else clean + 1
+            except BadKey:
+                raise
+            except ClusterError as error:
+                clean, last = 0, error.message
+                deck.tell(f"not yet: {error.message}")
+            if clean < CLEAN_LOOKS:
+                if waited_s > limit_s:
+                    raise StillBilling(_what_is_left(deck, last))
+                waited_s += deck.config.timing.poll_s
+                threading.Event().wait(deck.config.timing.poll_s)
+        for contract in known:
+            if deck.client.instance(contract) is not None:
+                raise StillBilling(f"contract {contract} still exists although no listing shows it; run down again")
+        return sorted(known)
+
+
+def _what_is_left(deck: Deck, last: str) -> str:
+    contracts = [str(r.contract_id or r.label) for r in deck.store.state.live]
+    return (
+        f"could not prove that nothing bills: {', '.join(contracts) or 'the listing'} ({last}). Run down again, or "
+        "destroy them by hand at https://cloud.vast.ai/instances/"
+    )

@@ -1,0 +1,214 @@
+"""What this controller has rented: one file, mode 0600, replaced atomically, written before each step that spends.
+
+A rental is recorded as an intent with its label before the provider is asked, so that a crash at any step leaves either
+nothing or a label to look for. No secrets in it: keys lie in files of their own beside it (`vault.py`). One process at
+a time works on a cluster (a lock that the kernel drops with its holder). Knows no provider.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cluster.errors import StateBroken
+
+Phase = Literal["intent", "rented", "joined", "ready", "leaving", "ending", "ended"]
+"""intent: about to be rented; rented: it has a contract; joined: its TLS port answered and took its key; ready: it
+serves; leaving: out of the pool, finishing its requests; ending: must be destroyed; ended: the provider no longer knows
+it."""
+DAYS_KEPT = 90
+
+
+class Rental(BaseModel):
+    """One box of a slot, from the intent to its end. Times are Unix seconds by the provider's clock."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    label: str
+    slot: int
+    phase: Phase = "intent"
+    since_s: float
+    created_s: float
+    offer_id: int
+    machine_id: int
+    gpu: str
+    expected_usd_per_hour: float
+    expected_tokens_per_s: float | None = None
+    interruptible: bool = False
+    contract_id: int | None = None
+    billed_usd_per_hour: float = 0.0  # what the provider charges in its present state
+    accrued_usd: float = 0.0
+    accrued_until_s: float
+    host: str = ""
+    port: int = 0
+    certified_host: str = ""
+    certified_s: float = 0.0
+    tokens_per_s: float | None = None
+    missing_since_s: float | None = None
+    unhealthy_since_s: float | None = None
+    progress: str = ""
+    reason: str = ""  # why it ends or ended
+
+    @property
+    def live(self) -> bool:
+        return self.phase != "ended"
+
+    @property
+    def serves(self) -> bool:
+        return self.phase == "ready"
+
+    @property
+    def holds_slot(self) -> bool:
+        return self.phase in ("intent", "rented", "joined", "ready")
+
+    @property
+    def server_name(self) -> str:
+        """What its certificate is made out to, whatever address it has."""
+        return self.label.replace(":", "-") + ".farthing.internal"
+
+    def enter(self, phase: Phase, now_s: float, reason: str = "") -> None:
+        self.phase, self.since_s = phase, now_s
+        self.reason = reason or self.reason
+
+
+class State(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = 1
+    closed: bool = False  # `down` was the last word: nothing is rented until `up`
+    rentals: list[Rental] = []
+    spent_usd_by_day: dict[str, float] = {}
+    avoid_until_s: dict[int, float] = {}  # machine → when it may be rented again
+    failures: int = 0  # boxes in a row that did not come up
+    pause_until_s: float = 0.0
+
+    @property
+    def live(self) -> list[Rental]:
+        return [r for r in self.rentals if r.live]
+
+    def in_slot(self, slot: int) -> Rental | None:
+        return next((r for r in self.rentals if r.slot == slot and r.holds_slot), None)
+
+    def accrue(self, rental: Rental, now_s: float) -> None:
+        """Bill the time since the last look at the rate that held then. A clock set back bills nothing."""
+        span_s = now_s - rental.accrued_until_s
+        rental.accrued_until_s = now_s
+        if span_s <= 0:
+            return
+        usd = span_s / 3600 * rental.billed_usd_per_hour
+        rental.accrued_usd += usd
+        for day, share in _days(now_s - span_s, now_s):
+            self.spent_usd_by_day[day] = self.spent_usd_by_day.get(day, 0.0) + usd * share
+
+    def spent_today_usd(self, now_s: float) -> float:
+        return self.spent_usd_by_day.get(day_of(now_s), 0.0)
+
+    def forget_old(self, now_s: float) -> None:
+        oldest = day_of(now_s - DAYS_KEPT * 86_400)
+        self.spent_usd_by_day = {day: usd for day, usd in self.spent_usd_by_day.items() if day >= oldest}
+        self.rentals = [r for r in self.rentals if r.live or now_s - r.since_s < DAYS_KEPT * 86_400]
+
+
+class Store:
+    """The state's file. `save` returns once it is on the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "state.json"
+        self.state = self._read()
+
+    def reload(self) -> None:
+        """What another process may have written since. To be called once the lock is held."""
+        self.state = self._read()
+
+    def _read(self) -> State:
+        try:
+            return State.model_validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return State()
+        except (OSError, ValidationError) as error:
+            raise StateBroken(
+                f"cannot read {self._file} ({type(error).__name__}). `down` still finds every box by its label: move "
+                "the file away, then run down"
+            ) from error
+
+    def save(self) -> None:
+        write_private(self._file, self.state.model_dump_json(indent=1).encode())
+
+
+def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """The file is whole, old or new, whatever happens, and on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def only_one(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the cluster's lock. Raises StateBroken naming the holder when another process keeps it beyond `wait_s`."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    until_s = time.monotonic() + wait_s
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        while not _locked(file):
+            if time.monotonic() >= until_s:
+                file.seek(0)
+                raise StateBroken(
+                    f"process {file.read().strip() or '?'} is working on this cluster; wait for it or stop it"
+                )
+            time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def new_label(prefix: str, slot: int) -> str:
+    """One label for each intent: two rentals never share one."""
+    return f"{prefix}{slot}:{secrets.token_hex(6)}"
+
+
+def slot_of(label: str, prefix: str) -> int | None:
+    """The slot a label was made for; None when the label is not this cluster's."""
+    parts = label.removeprefix(prefix).split(":")
+    return int(parts[0]) if label.startswith(prefix) and len(parts) == 2 and parts[0].isdigit() else None
+
+
+def day_of(at_s: float) -> str:
+    return datetime.datetime.fromtimestamp(at_s, datetime.UTC).date().isoformat()
+
+
+def _days(from_s: float, to_s: float) -> Iterator[tuple[str, float]]:
+    """The UTC days of a span, with the share of the span that lies in each."""
+    at_s = from_s
+    while at_s < to_s:
+        end_s = min(to_s, (at_s // 86_400 + 1) * 86_400)
+        yield day_of(at_s), (end_s - at_s) / (to_s - from_s)
+        at_s = end_s

@@ -1,0 +1,85 @@
+"""A provider with four good machines, boxes that answer, and cluster files that point at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.fake_boxes import FakeBoxes
+from tests.cluster.fake_vast import KEY, FakeVast, offer
+
+QUICK = {
+    "poll_s": 0.05,
+    "boot_s": 20,
+    "model_s": 20,
+    "settle_s": 0.3,
+    "missing_s": 0.2,
+    "unhealthy_s": 0.2,
+    "drain_s": 0,
+}
+
+
+@pytest.fixture
+def boxes() -> Iterator[FakeBoxes]:
+    running = FakeBoxes()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def fake(boxes: FakeBoxes) -> Iterator[FakeVast]:
+    with FakeVast(boxes=boxes) as server:
+        server.add(*[offer(n, usd=0.30 + n / 100) for n in range(1, 9)])
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAST_API_KEY", KEY)
+
+
+@pytest.fixture
+def document(fake: FakeVast, tmp_path: Path) -> dict[str, Any]:
+    """A cluster file's content; change it, then `written`."""
+    return {
+        "name": "test",
+        "boxes": 1,
+        "profile": "qwen3-8b-awq",
+        "max_usd_per_hour": 0.60,
+        "budget_usd_per_day": 40,
+        "image": {"source": {"url": "http://127.0.0.1:9/farthing.tar.gz", "sha256": "0" * 64}},
+        "speed": {"requests": 4, "output_tokens": 64, "min_share": 0.01},
+        "timing": dict(QUICK),
+        "provider": {"url": fake.url, "spacing": 0},
+        "state_dir": str(tmp_path / "state"),
+    }
+
+
+def written(document: dict[str, Any], folder: Path) -> Path:
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+TABLE = pytest.StashKey[dict[str, list[int]]]()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of injected faults, when their tests were run."""
+    table = terminalreporter.config.stash.get(TABLE, {})
+    if table:
+        terminalreporter.section("faults injected")
+        terminalreporter.write_line(f"{'fault':58} {'runs':>5} {'leaked rentals':>15}")
+        for fault, leaked in sorted(table.items()):
+            terminalreporter.write_line(f"{fault:58} {len(leaked):>5} {sum(leaked):>15}")
+
+
+@pytest.fixture
+def book(request: pytest.FixtureRequest) -> Any:
+    """`book(fault, leaked)` adds a run to the table."""
+    table = request.config.stash.setdefault(TABLE, {})
+    return lambda fault, leaked: table.setdefault(fault, []).append(leaked)
