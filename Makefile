@@ -7,7 +7,7 @@ GPU ?= rtx4090
 ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: help setup serve test check bench fit lock clean
+.PHONY: help setup serve test check bench fit monitor lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ bench: ## the gateway's overhead: make bench [ARGS='--peer litellm']
 fit: ## what fits a GPU: make fit GPU=rtx4090
 	@./tools/setup.sh serve
 	@$(PY) -m models fit --gpu $(GPU) $(ARGS)
+
+monitor: ## Prometheus and Grafana on loopback, with Docker or without
+	@if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then \
+	  exec docker compose -f cluster/monitoring/compose.yaml up; else exec cluster/monitoring/run.sh; fi
 
 lock: ## resolve requirements/*.in into the locks anew
 	@./tools/lock.sh

@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     cost = command("cost", "accrued, by day, and held against the provider's charges")
     cost.add_argument("--days", type=int, default=30)
     watch = command("watch", "keep the boxes as the file says, until stopped; runs as a service")
+    watch.add_argument("--metrics-port", type=int, help="show the cluster's metrics at 127.0.0.1:PORT/metrics")
     watch.add_argument("--systemd", action="store_true", help="print a unit file for it instead")
     command("down", "end all boxes and verify that nothing bills")
     return parser

@@ -18,6 +18,7 @@ from cluster import cost as costs
 from cluster import operate
 from cluster.deck import Deck
 from cluster.errors import ClusterError
+from cluster.exposition import Exposition
 from cluster.members import FILE
 from cluster.offers import query, rank, why_none
 from cluster.plan import make_plan
@@ -34,7 +35,7 @@ After=network-online.target
 [Service]
 WorkingDirectory={root}
 EnvironmentFile=-{root}/.farthing/cluster.env
-ExecStart={python} -m cluster watch {file}
+ExecStart={python} -m cluster watch {file} --metrics-port 9105
 Restart=always
 RestartSec=10
 # the account key and the boxes' keys are this user's alone
@@ -217,7 +218,12 @@ def watch(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     operate.open_deck(config, tell).client.close()  # what is wrong with file, key or state shows at once
     tell(f"watching cluster '{config.name}' every {config.timing.poll_s:g} s; boxes stay when this stops")
-    operate.Watcher(config, lambda: operate.open_deck(config, tell), tell, stop).run()
+    exposition = None if args.metrics_port is None else Exposition(args.metrics_port)
+    try:
+        operate.Watcher(config, lambda: operate.open_deck(config, tell), tell, stop, exposition).run()
+    finally:
+        if exposition is not None:
+            exposition.close()
     return 0
 
 

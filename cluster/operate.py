@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cluster.config import ClusterConfig
 from cluster.deck import Deck, Tell
 from cluster.errors import BadKey, ClusterError, NoCredit, ProviderDown, StillBilling
+from cluster.exposition import Exposition, render, samples
 from cluster.fleet import Fleet
 from cluster.keeping import rotate
 from cluster.offers import check_gpu_names, profile_of
@@ -80,6 +81,7 @@ class Watcher:
     open: Callable[[], Deck]
     tell: Tell
     stop: threading.Event
+    exposition: Exposition | None = None
 
     def run(self) -> None:
         said = ""
@@ -97,7 +99,10 @@ class Watcher:
                 deck = self.open()
                 try:
                     deck.vault.prepare(deck.config.name)
-                    Fleet(deck, closing=deck.store.state.closed).tick()
+                    listed = Fleet(deck, closing=deck.store.state.closed).tick()
+                    if self.exposition is not None:
+                        state, now_s = deck.store.state, deck.now_s()
+                        self.exposition.text = render(samples(self.config, state, listed, now_s))
                 finally:
                     deck.client.close()
         except ClusterError as error:

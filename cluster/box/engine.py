@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,6 @@ from models.local.gpus import detect_gpu
 from models.local.profiles import flags, from_folder, resolve
 from models.local.weights import prepare
 
-PORT = 18_000  # on 127.0.0.1; the provider maps only the TLS port
 LOOK_S = 2.0
 RESTART_S = (2.0, 10.0, 30.0, 60.0)
 END_S = 40.0  # the engine's own drain is 30
@@ -31,7 +31,8 @@ class Engine:
 
     def __init__(self, profile: str, data: Path) -> None:
         self._profile, self._data = profile, data
-        self.url, self.token = f"http://127.0.0.1:{PORT}", secrets.token_urlsafe(32)
+        self._port = free_port()  # on loopback, and the provider maps only the TLS port
+        self.url, self.token = f"http://127.0.0.1:{self._port}", secrets.token_urlsafe(32)
         self.progress = "starting"
         self._up = threading.Event()
         self._stop = threading.Event()
@@ -73,7 +74,7 @@ class Engine:
         token_file = self._data / "engine.token"
         write_private(token_file, self.token.encode())
         vllm = flags(profile, weights, device="cuda" if gpu else "cpu")
-        bare = ["--port", str(PORT), "--token-file", str(token_file)]
+        bare = ["--port", str(self._port), "--token-file", str(token_file)]
         return [sys.executable, "-m", "models.local.engine", *bare, "--", *vllm]
 
     def _report(self, text: str) -> None:
@@ -104,6 +105,12 @@ class Engine:
                 self._up.set()
             else:
                 print(line, end="", flush=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,0 +1,147 @@
+"""Boards and alerts ask only for metrics and labels that exist; promtool, where it is installed, reads their syntax."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.config import ClusterConfig
+from cluster.exposition import HELP, Exposition, render, samples
+from cluster.state import Rental, State
+from serving.telemetry import EngineMetrics, GatewayMetrics, NodeMetrics
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "cluster" / "monitoring"
+BOARDS = sorted((FOLDER / "grafana" / "dashboards").glob("*.json"))
+Labels = dict[str, set[str]]
+
+
+def wrappers(holder: Any) -> Iterator[MetricWrapperBase]:
+    for value in vars(holder).values():
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(each, MetricWrapperBase):
+                yield each
+
+
+def of_the_service() -> Labels:
+    found: Labels = {}
+    for metric in [m for holder in (GatewayMetrics(), NodeMetrics(), EngineMetrics()) for m in wrappers(holder)]:
+        labels, name = set(metric._labelnames), metric._name
+        if metric._type == "counter":
+            found[f"{name}_total"] = labels
+        elif metric._type == "histogram":
+            found |= {f"{name}_bucket": labels | {"le"}, f"{name}_sum": labels, f"{name}_count": labels}
+        else:
+            found[name] = labels
+    return found
+
+
+def a_state() -> tuple[ClusterConfig, State, list[Any]]:
+    config = ClusterConfig(profile="embedded", max_usd_per_hour=1, budget_usd_per_day=2)
+    times = {"since_s": 0.0, "created_s": 0.0, "accrued_until_s": 0.0}
+    rental = Rental(
+        label="farthing:default:0:a",
+        slot=0,
+        phase="ready",
+        offer_id=1,
+        machine_id=1,
+        gpu='A "quoted" card',
+        expected_usd_per_hour=0.4,
+        contract_id=5,
+        tokens_per_s=99.0,
+        **times,
+    )
+    instance = type("Listed", (), {"contract_id": 5, "gpu_util": 50.0})()
+    return config, State(rentals=[rental]), [instance]
+
+
+def of_the_cluster() -> Labels:
+    return {name: set(labels) for name, labels, _ in samples(*a_state(), now_s=1.0)}
+
+
+KNOWN = of_the_service() | of_the_cluster() | {"up": {"job", "instance"}}
+
+
+def queries() -> list[tuple[str, str, str]]:
+    """Where, the expression, its legend."""
+    found = []
+    for board in BOARDS:
+        for panel in json.loads(board.read_text())["panels"]:
+            found += [(f"{board.stem}: {panel['title']}", t["expr"], t["legendFormat"]) for t in panel["targets"]]
+    for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]:
+        found += [(rule["alert"], rule["expr"], rule["annotations"]["summary"]) for rule in group["rules"]]
+    return found
+
+
+def test_all_four_boards_and_the_alerts_are_read() -> None:
+    assert len(BOARDS) == 4 and len(queries()) > 60
+
+
+@pytest.mark.parametrize(("where", "expr", "legend"), queries(), ids=lambda v: v[:40])
+def test_a_query_names_only_what_exists(where: str, expr: str, legend: str) -> None:
+    used = re.findall(r"\b(farthing_\w+|up)\b(?:\{([^}]*)\})?", expr)
+    assert used, where
+    allowed: set[str] = set()
+    for name, matchers in used:
+        assert name in KNOWN, f"{where}: {name}"
+        allowed |= KNOWN[name]
+        assert set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers)) <= KNOWN[name], f"{where}: {matchers}"
+    for clause in re.findall(r"\b(?:by|on|ignoring)\s*\(([^)]*)\)", expr):
+        assert {label.strip() for label in clause.split(",")} <= allowed, f"{where}: {clause}"
+    assert set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", legend)) <= allowed, where
+
+
+def test_every_metric_of_the_service_is_on_a_board() -> None:
+    """Histograms by their buckets; what nobody looks at need not be counted."""
+    shown = " ".join(expr for _, expr, _ in queries())
+    wanted = {name for name in KNOWN if name != "up" and not re.search(r"seconds_(sum|count)$", name)}
+    assert {name for name in wanted if name not in shown} == set()
+
+
+def test_the_clusters_metrics_are_documented() -> None:
+    documented = set(re.findall(r"`(farthing_(?:box|cluster)_\w+)`", (ROOT / "docs" / "cluster.md").read_text()))
+    assert documented == set(HELP) == set(of_the_cluster())
+
+
+def test_the_text_is_what_prometheus_reads() -> None:
+    text = render(samples(*a_state(), now_s=1.0))
+    found = {s.name: s for family in text_string_to_metric_families(text) for s in family.samples}
+    assert found["farthing_box_serving"].labels["gpu"] == 'A "quoted" card'
+    assert found["farthing_box_gpu_utilisation_ratio"].value == 0.5
+
+
+def test_metrics_are_served_on_loopback() -> None:
+    shown = Exposition(0)
+    try:
+        shown.text = "farthing_x 1\n"
+        with urllib.request.urlopen(f"http://127.0.0.1:{shown.port}/metrics", timeout=5) as answer:
+            assert answer.read() == b"farthing_x 1\n"
+    finally:
+        shown.close()
+
+
+def test_nothing_of_the_monitoring_listens_beyond_this_machine() -> None:
+    compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
+    assert "--web.listen-address=127.0.0.1:9090" in compose["prometheus"]["command"]
+    assert compose["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
+    assert all(":" in service["image"].rsplit("/", 1)[1] for service in compose.values())
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_takes_rules_and_queries(tmp_path: Path) -> None:
+    records = [{"record": f"panel:{n}", "expr": expr} for n, (_, expr, _) in enumerate(queries())]
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": records}]}))
+    for args in (["check", "config", "prometheus.yml"], ["check", "rules", str(tmp_path / "panels.yml")]):
+        done = subprocess.run(["promtool", *args], cwd=FOLDER, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr

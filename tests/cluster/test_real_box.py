@@ -1,0 +1,122 @@
+"""A box as it is: bootstrap.sh, the supervisor, vLLM on the CPU with the embedded model, behind the real door.
+
+Only the provider is played, and packages are there already. Minutes; marked `stack`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from cluster.__main__ import main
+from cluster.box.engine import free_port
+from tests.cluster.conftest import written
+from tests.cluster.fake_vast import FakeVast, offer
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+
+
+@dataclass
+class RealBoxes:
+    """Each instance is a process group that runs the bootstrap script, with a disk of its own."""
+
+    folder: Path
+    provider_url: str = ""
+    running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, contract_id: int, env: Mapping[str, str]) -> int:
+        port = free_port()
+        wanted = {k: v for k, v in env.items() if k.startswith("FARTHING_")}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/root"),
+            "OMP_NUM_THREADS": "1",
+            "FARTHING_SET": "cpu",
+            "FARTHING_DATA": str(self.folder / str(contract_id)),
+            "FARTHING_TLS_PORT": str(port),
+            "CONTAINER_ID": str(contract_id),
+            "CONTAINER_API_KEY": f"instance-key-{contract_id}",
+            **wanted,
+        }
+        log = (self.folder / f"{contract_id}.log").open("wb")
+        self.running[contract_id] = subprocess.Popen(
+            ["bash", "cluster/bootstrap.sh"], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        return port
+
+    def stop(self, contract_id: int) -> None:
+        if process := self.running.pop(contract_id, None):
+            family = psutil.Process(process.pid).children(recursive=True)
+            os.killpg(process.pid, signal.SIGKILL)  # as a destroyed container ends
+            for child in family:
+                if child.is_running():
+                    child.kill()
+            process.wait(20)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[FakeVast]:
+    boxes = RealBoxes(tmp_path)
+    with FakeVast(boxes=boxes) as fake:
+        fake.add(offer(1, usd=0.30))
+        try:
+            yield fake
+        finally:
+            for contract_id in list(boxes.running):
+                boxes.stop(contract_id)
+            for log in tmp_path.glob("*.log"):
+                print(log.read_text(errors="replace")[-4000:])
+
+
+def test_a_real_box_boots_answers_streams_and_ends(
+    real: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document["profile"] = "embedded"
+    document["provider"]["url"] = real.url
+    document["timing"] |= {"poll_s": 1.0, "boot_s": 120, "model_s": 400, "unhealthy_s": 30}
+    document["speed"] = {"requests": 4, "output_tokens": 16, "min_share": 0.01}
+    file = written(document, tmp_path)
+    assert main(["up", "--json", str(file)]) == 0
+    shown = capsys.readouterr()
+    print(shown.err)
+    assert "serving" in shown.err or "loading" in shown.err
+    state = tmp_path / "state" / "test"
+    (member,) = json.loads((state / "members.json").read_text())["members"]
+    context = ssl.create_default_context(cafile=member["ca_file"])
+    headers = {"authorization": f"Bearer {Path(member['key_file']).read_text()}"}
+    body = {"model": member["model"], "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+    with httpx2.Client(verify=context, headers=headers, timeout=60, trust_env=False) as http:
+        whole = http.post(f"{member['url']}/chat/completions", json=body)
+        assert whole.json()["choices"][0]["message"]["content"]
+        with http.stream("POST", f"{member['url']}/chat/completions", json={**body, "stream": True}) as stream:
+            lines = [line for line in stream.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]" and len(lines) > 3
+        assert http.get(member["url"].removesuffix("/v1") + "/metrics").status_code == 404
+    assert listening_beyond_loopback(real) == {int(member["url"].split(":")[2].split("/")[0])}
+    assert main(["down", str(file)]) == 0
+    assert real.standing() == []
+
+
+def listening_beyond_loopback(fake: FakeVast) -> set[int]:
+    """Ports that the box's processes offer to others: the check that a scan from outside would make."""
+    boxes = fake.boxes
+    assert isinstance(boxes, RealBoxes)
+    found = set()
+    for process in boxes.running.values():
+        for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            for held in member.net_connections("tcp"):
+                if held.status == psutil.CONN_LISTEN and not held.laddr.ip.startswith(("127.", "::1")):
+                    found.add(held.laddr.port)
+    return found
