@@ -211,16 +211,14 @@ def watch(args: argparse.Namespace) -> int:
         root = Path.cwd()
         print(SYSTEMD.format(file=args.file.resolve(), root=root, python=sys.executable), end="")
         return 0
-    tell = _tell(args)
-    config = configs.load(args.file)
+    deck = _deck(args)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    operate.open_deck(config, tell).client.close()  # what is wrong with file, key or state shows at once
-    tell(f"watching cluster '{config.name}' every {config.timing.poll_s:g} s; boxes stay when this stops")
+    deck.tell(f"watching '{deck.config.name}' every {deck.config.timing.poll_s:g} s; boxes stay when this stops")
     exposition = None if args.metrics_port is None else Exposition(args.metrics_port)
     try:
-        operate.Watcher(config, lambda: operate.open_deck(config, tell), tell, stop, exposition).run()
+        operate.Watcher(deck, stop, exposition).run()
     finally:
         if exposition is not None:
             exposition.close()

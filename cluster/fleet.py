@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.deck import Deck
-from cluster.errors import BoxFailed, ProviderError
+from cluster.errors import BoxFailed, BudgetReached, NoCredit, NothingWithin, ProviderError, SearchQuota
 from cluster.keeping import advance
 from cluster.renting import EPSILON_USD, rate_usd_per_hour, rent, settle_intents
 from cluster.state import Rental
@@ -17,6 +17,8 @@ from cluster.vast_types import Instance
 
 LEAVE_BEFORE_END_S = 900.0  # a host that ends the contract is left this long before
 BUDGET_MARGIN_S = 60.0
+RETRY_S = 120.0
+DAY_S = 86_400.0
 
 
 @dataclass(slots=True)
@@ -175,4 +177,15 @@ class Fleet:
             raise BoxFailed(f"{deck.config.timing.failures} boxes in a row did not come up; the last: {last.reason}")
         for slot in range(deck.config.boxes):
             if state.in_slot(slot) is None:
-                rent(deck, slot)
+                self._rent(slot)
+
+    def _rent(self, slot: int) -> None:
+        """Searches are counted by the provider, so what could not be had is not asked for again at once."""
+        deck, now_s = self.deck, self.deck.now_s()
+        try:
+            rent(deck, slot)
+        except (NothingWithin, BudgetReached, NoCredit, SearchQuota) as error:
+            midnight_s = (now_s // DAY_S + 1) * DAY_S
+            deck.store.state.pause_until_s = midnight_s if isinstance(error, SearchQuota) else now_s + RETRY_S
+            deck.store.save()
+            raise

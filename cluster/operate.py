@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.config import ClusterConfig
 from cluster.deck import Deck, Tell
-from cluster.errors import BadKey, ClusterError, NoCredit, ProviderDown, StillBilling
+from cluster.errors import (
+    BadKey,
+    BoxFailed,
+    BudgetReached,
+    ClusterError,
+    NoCredit,
+    NothingWithin,
+    ProviderDown,
+    SearchQuota,
+    StillBilling,
+)
 from cluster.exposition import Exposition, render, samples
 from cluster.fleet import Fleet
 from cluster.keeping import rotate
@@ -37,32 +46,42 @@ def open_deck(config: ClusterConfig, tell: Tell) -> Deck:
 
 
 def up(deck: Deck) -> None:
-    """Until every slot serves. Raises the ClusterError that stands in the way; what was rented stays known."""
+    """Until every slot serves. Raises what stands in the way, once the boxes that can be brought up serve."""
     with only_one(deck.config.folder, LOCK_WAIT_S):
         deck.store.reload()
-        deck.store.state.closed = False
+        deck.store.state.closed, deck.store.state.pause_until_s = False, 0.0
         deck.store.save()
         deck.vault.prepare(deck.config.name)
         _check_account(deck)
         fleet = Fleet(deck)
         served = {r.label for r in deck.store.state.live if r.serves}
-        failures = 0
-        while True:
-            try:
-                fleet.tick()
-                failures = 0
-                if fleet.complete:
-                    break
-            except ProviderDown as error:
-                failures += 1
-                deck.tell(f"the provider does not answer ({failures}): {error.message}")
-                if failures >= PROVIDER_FAILURES:
-                    raise
-            threading.Event().wait(deck.config.timing.poll_s)
+        _until_complete(fleet)
         for rental in deck.store.state.live:
             if rental.label in served and rental.serves:
                 rotate(deck, rental)  # each `up` gives boxes that served before new keys
         deck.publish()
+
+
+def _until_complete(fleet: Fleet) -> None:
+    deck, unanswered = fleet.deck, 0
+    trouble: ClusterError | None = None
+    while True:
+        try:
+            fleet.tick()
+            unanswered = 0
+        except ProviderDown as error:
+            unanswered += 1
+            deck.tell(f"the provider does not answer ({unanswered}): {error.message}")
+            if unanswered >= PROVIDER_FAILURES:
+                raise
+        except (NothingWithin, BudgetReached, SearchQuota, NoCredit, BoxFailed) as error:
+            trouble = error
+        if fleet.complete:
+            return
+        if trouble is not None and all(rental.serves for rental in deck.store.state.live):
+            deck.tell(f"{len(deck.store.state.live)} of {deck.config.boxes} boxes serve, and go on billing")
+            raise trouble
+        threading.Event().wait(deck.config.timing.poll_s)
 
 
 def _check_account(deck: Deck) -> None:
@@ -77,9 +96,7 @@ def _check_account(deck: Deck) -> None:
 class Watcher:
     """The service. The state is read anew for each look, so `up` and `down` may be run beside it."""
 
-    config: ClusterConfig
-    open: Callable[[], Deck]
-    tell: Tell
+    deck: Deck
     stop: threading.Event
     exposition: Exposition | None = None
 
@@ -88,23 +105,20 @@ class Watcher:
         while not self.stop.is_set():
             trouble = self._look()
             if trouble and trouble != said:
-                self.tell(trouble)
+                self.deck.tell(trouble)
             said = trouble
-            self.stop.wait(self.config.timing.poll_s)
+            self.stop.wait(self.deck.config.timing.poll_s)
 
     def _look(self) -> str:
         """One tick; what stood in its way."""
+        deck = self.deck
         try:
-            with only_one(self.config.folder):
-                deck = self.open()
-                try:
-                    deck.vault.prepare(deck.config.name)
-                    listed = Fleet(deck, closing=deck.store.state.closed).tick()
-                    if self.exposition is not None:
-                        state, now_s = deck.store.state, deck.now_s()
-                        self.exposition.text = render(samples(self.config, state, listed, now_s))
-                finally:
-                    deck.client.close()
+            with only_one(deck.config.folder):
+                deck.store.reload()
+                deck.vault.prepare(deck.config.name)
+                listed = Fleet(deck, closing=deck.store.state.closed).tick()
+                if self.exposition is not None:
+                    self.exposition.text = render(samples(deck.config, deck.store.state, listed, deck.now_s()))
         except ClusterError as error:
             return error.message
         return ""

@@ -18,7 +18,7 @@ from cluster import operate
 from cluster.__main__ import main
 from cluster.config import load
 from cluster.deck import Deck
-from cluster.errors import BudgetReached
+from cluster.errors import BudgetReached, NothingWithin
 from cluster.fleet import Fleet
 from cluster.state import day_of
 from cluster.vastai import VastClient
@@ -128,6 +128,29 @@ def test_a_spent_budget_ends_the_boxes_and_rents_none(start: Start, fake: FakeVa
         for _ in range(5):
             Fleet(deck).tick()
     assert fake.standing() == [] and members(deck) == []
+
+
+def test_what_cannot_be_had_is_not_searched_for_at_every_look(start: Start, fake: FakeVast) -> None:
+    deck = start()
+    (first,) = contracts(deck)
+    assert first is not None
+    fake.lose(first)
+    fake.machines.clear()
+    before, troubles = fake.searches, 0
+    for _ in range(10):
+        try:
+            Fleet(deck).tick()
+        except NothingWithin:
+            troubles += 1
+    assert fake.searches - before == troubles == 1 and fake.standing() == []
+
+
+def test_up_brings_up_what_can_be_had_before_it_complains(start: Start, fake: FakeVast, tmp_path: Path) -> None:
+    for number in range(2, 9):
+        del fake.machines[number]
+    with pytest.raises(NothingWithin):
+        start(boxes=2)
+    assert len(fake.standing()) == 1 == len(json_members(tmp_path))
 
 
 def test_a_host_that_raises_its_price_over_the_cap_is_left(start: Start, fake: FakeVast) -> None:
