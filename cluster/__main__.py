@@ -1,4 +1,4 @@
-"""`python -m cluster`: offers, plan, up, status, logs, ssh, cost, watch, down. Progress on stderr, results on stdout.
+"""`python -m cluster COMMAND FILE`: rented boxes, from offers to down. Progress on stderr, results on stdout.
 
 Exit codes: 0 done; 1 the command found something wrong (a plan with gaps, a box that does not serve); 2 it could not be
 done, with the reason; 130 interrupted.
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     ssh.add_argument("--exec", action="store_true", help="log in instead of printing how")
     cost = command("cost", "accrued, by day, and held against the provider's charges")
     cost.add_argument("--days", type=int, default=30)
+    restart = command("restart", "restart a box's container where it is")
+    restart.add_argument("--slot", type=int, default=0)
+    command("upgrade", "replace all boxes, one after the other, with the image the file names now")
     watch = command("watch", "keep the boxes as the file says, until stopped; runs as a service")
     watch.add_argument("--metrics-port", type=int, help="show the cluster's metrics at 127.0.0.1:PORT/metrics")
     watch.add_argument("--systemd", action="store_true", help="print a unit file for it instead")

@@ -45,6 +45,7 @@ class Status:
     ready: bool
     progress: str
     csr: str
+    up_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,12 @@ class BoxClient:
     def status(self) -> Status:
         """Also sets the dead man's switch back. Raises NotReachable, NotAdmitted."""
         answer = _json(self._call("GET", "/farthing/status"))
-        return Status(bool(answer.get("ready")), str(answer.get("progress") or ""), str(answer.get("csr") or ""))
+        return Status(
+            ready=bool(answer.get("ready")),
+            progress=str(answer.get("progress") or ""),
+            csr=str(answer.get("csr") or ""),
+            up_s=float(answer.get("up_s") or 0),
+        )
 
     def rotate(self, key: str, certificate: str) -> None:
         body = json.dumps({"key": key, "certificate": certificate}).encode()

@@ -206,6 +206,24 @@ def cost(args: argparse.Namespace) -> int:
     return 0
 
 
+def restart(args: argparse.Namespace) -> int:
+    deck = _deck(args)
+    operate.restart(deck, args.slot)
+    return _serving(args, deck)
+
+
+def upgrade(args: argparse.Namespace) -> int:
+    deck = _deck(args)
+    operate.upgrade(deck)
+    return _serving(args, deck)
+
+
+def _serving(args: argparse.Namespace, deck: Deck) -> int:
+    boxes = [_box(rental, None) for rental in deck.store.state.live]
+    print(json.dumps({"boxes": boxes}) if args.json else f"{len(boxes)} serve")
+    return 0
+
+
 def watch(args: argparse.Namespace) -> int:
     if args.systemd:
         root = Path.cwd()

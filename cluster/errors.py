@@ -14,7 +14,8 @@ ClusterError
 ├── BudgetReached            more would be spent a day than the file allows
 ├── BoxFailed                a box did not become a member; `blame` says whether its machine should be avoided
 ├── StillBilling             `down` could not prove that nothing is left
-└── StateBroken              the state file cannot be read, or another process holds it
+├── StateBroken              the state file cannot be read
+└── Busy                     another process works on the cluster
 """
 
 from __future__ import annotations
@@ -84,3 +85,7 @@ class StillBilling(ClusterError):
 
 class StateBroken(ClusterError):
     code = "state_broken"
+
+
+class Busy(ClusterError):
+    code = "busy"

@@ -123,6 +123,14 @@ def _look_after(deck: Deck, rental: Rental) -> None:
         deck.end(rental, "unhealthy: its TLS port does not say that it is ready", "network")
 
 
+def up_since_before(deck: Deck, rental: Rental, span_s: float) -> bool:
+    """Whether the box's program has been running for longer than `span_s`: it has not been restarted yet."""
+    try:
+        return _status(deck, rental).up_s > span_s
+    except (NotReachable, NotAdmitted):
+        return False
+
+
 def _status(deck: Deck, rental: Rental) -> Status:
     with _client(deck, rental) as box:
         return box.status()

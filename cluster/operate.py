@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 
 from cluster.config import ClusterConfig
@@ -24,15 +25,16 @@ from cluster.errors import (
 )
 from cluster.exposition import Exposition, render, samples
 from cluster.fleet import Fleet
-from cluster.keeping import rotate
+from cluster.keeping import rotate, up_since_before
 from cluster.offers import check_gpu_names, profile_of
-from cluster.state import Store, only_one
+from cluster.state import Rental, Store, only_one
 from cluster.vastai import VastClient, read_key
 from cluster.vault import Vault
 
 PROVIDER_FAILURES = 10  # in a row, until `up` gives up; what is rented stays in the state and is found again
 LOCK_WAIT_S = 30.0
 DOWN_LIMIT_S = 900.0
+REBOOT_S = 120.0  # until a restarted container's door is expected to have gone down
 CLEAN_LOOKS = 2  # listings in a row without anything of ours
 SKEW_TOLD_S = 60.0
 
@@ -60,6 +62,42 @@ def up(deck: Deck) -> None:
             if rental.label in served and rental.serves:
                 rotate(deck, rental)  # each `up` gives boxes that served before new keys
         deck.publish()
+
+
+def restart(deck: Deck, slot: int) -> None:
+    """Restart a slot's container on its machine: drained, then measured again. Its disk, and so its identity, stays."""
+    with only_one(deck.config.folder, LOCK_WAIT_S):
+        deck.store.reload()
+        rental = deck.store.state.in_slot(slot)
+        if rental is None or rental.contract_id is None:
+            raise ClusterError(f"slot {slot} has no box to restart")
+        _out_of_the_pool(deck, rental)
+        deck.client.reboot(rental.contract_id)
+        at_s = time.monotonic()
+        while time.monotonic() - at_s < REBOOT_S and up_since_before(deck, rental, time.monotonic() - at_s):
+            threading.Event().wait(deck.config.timing.poll_s)
+        _until_complete(Fleet(deck))
+
+
+def upgrade(deck: Deck) -> None:
+    """Replace the boxes one after the other by new ones with the image the file names now.
+
+    With one box its tier is empty meanwhile, and the gateway's next tier answers.
+    """
+    with only_one(deck.config.folder, LOCK_WAIT_S):
+        deck.store.reload()
+        _check_account(deck)
+        for rental in [r for r in deck.store.state.live if r.serves]:
+            rental.enter("leaving", deck.now_s(), "upgrade")
+            deck.store.save()
+            _until_complete(Fleet(deck))
+
+
+def _out_of_the_pool(deck: Deck, rental: Rental) -> None:
+    rental.enter("joined" if rental.phase == "ready" else rental.phase, deck.now_s())
+    deck.store.save()
+    deck.publish()
+    threading.Event().wait(deck.config.timing.drain_s)
 
 
 def _until_complete(fleet: Fleet) -> None:

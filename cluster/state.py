@@ -19,7 +19,7 @@ from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import StateBroken
+from cluster.errors import Busy, StateBroken
 
 Phase = Literal["intent", "rented", "joined", "ready", "leaving", "ending", "ended"]
 """intent: about to be rented; rented: it has a contract; joined: its TLS port answered and took its key; ready: it
@@ -165,16 +165,14 @@ def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 @contextmanager
 def only_one(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the cluster's lock. Raises StateBroken naming the holder when another process keeps it beyond `wait_s`."""
+    """Hold the cluster's lock. Raises Busy naming the holder when another process keeps it beyond `wait_s`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     until_s = time.monotonic() + wait_s
     with (folder / "lock").open("a+", encoding="utf-8") as file:
         while not _locked(file):
             if time.monotonic() >= until_s:
                 file.seek(0)
-                raise StateBroken(
-                    f"process {file.read().strip() or '?'} is working on this cluster; wait for it or stop it"
-                )
+                raise Busy(f"process {file.read().strip() or '?'} is working on this cluster; wait for it or stop it")
             time.sleep(0.1)
         file.truncate(0)
         file.write(str(os.getpid()))

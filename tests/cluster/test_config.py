@@ -41,6 +41,10 @@ def test_what_is_wrong_is_named_by_its_path(line: str, complaint: str) -> None:
         parse("\n".join(p for p in LEAST.splitlines() if p.split(":")[0] != line.split(":")[0]) + "\n" + line)
 
 
+def test_the_example_is_a_valid_file() -> None:
+    assert load(ROOT / "cluster" / "example.yaml").profile == "qwen3-8b-awq"
+
+
 def test_a_file_is_read_and_its_absence_said(tmp_path: Path, document: dict[str, Any]) -> None:
     assert load(written(document, tmp_path)).name == "test"
     with pytest.raises(ConfigError, match="cannot read"):

@@ -197,7 +197,7 @@ def test_faults_a_box_that_does_not_boot_is_replaced(
     fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book, boot: Any
 ) -> None:
     fake.add(offer(1, usd=0.21), boot=boot)
-    document["timing"]["boot_s"] = 0.5
+    document["timing"]["boot_s"] = 4 if boot == "stuck" else 30
     file = written(document, tmp_path)
     leaked = recover(fake, file)
     assert len(fake.contracts) == 2

@@ -18,7 +18,7 @@ from cluster import operate
 from cluster.__main__ import main
 from cluster.config import load
 from cluster.deck import Deck
-from cluster.errors import BudgetReached, NothingWithin
+from cluster.errors import BudgetReached, ClusterError, NothingWithin
 from cluster.fleet import Fleet
 from cluster.state import day_of
 from cluster.vastai import VastClient
@@ -180,6 +180,26 @@ def test_up_gives_serving_boxes_new_keys(start: Start, document: dict[str, Any])
     assert Path(members(deck)[0]["key_file"]).read_text() != before
     Fleet(deck).tick()
     assert len(members(deck)) == 1
+
+
+def test_restart_keeps_the_box_and_its_machine(start: Start, fake: FakeVast) -> None:
+    deck = start()
+    before = contracts(deck)
+    operate.restart(deck, 0)
+    assert contracts(deck) == before and len(members(deck)) == 1
+    assert ("PUT", f"/api/v0/instances/reboot/{before[0]}/") in fake.calls
+    with pytest.raises(ClusterError, match="slot 7"):
+        operate.restart(deck, 7)
+
+
+def test_upgrade_replaces_one_box_at_a_time(start: Start, fake: FakeVast) -> None:
+    deck = start(boxes=2)
+    before = contracts(deck)
+    fewest: list[int] = []
+    fake.on_call = lambda verb, path, at: fewest.append(len(members(deck)))
+    operate.upgrade(deck)
+    assert min(fewest) == 1 and not set(before) & set(contracts(deck))
+    assert {c.id for c in fake.standing()} == set(contracts(deck))
 
 
 def test_fewer_boxes_in_the_file_end_the_others(start: Start, fake: FakeVast) -> None:
