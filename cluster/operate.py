@@ -16,6 +16,7 @@ from cluster.errors import (
     BadKey,
     BoxFailed,
     BudgetReached,
+    Busy,
     ClusterError,
     NoCredit,
     NothingWithin,
@@ -157,6 +158,8 @@ class Watcher:
                 listed = Fleet(deck, closing=deck.store.state.closed).tick()
                 if self.exposition is not None:
                     self.exposition.text = render(samples(deck.config, deck.store.state, listed, deck.now_s()))
+        except Busy:
+            return ""  # `up` or `down` is at work
         except ClusterError as error:
             return error.message
         return ""
