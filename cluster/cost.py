@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.deck import Deck
-from cluster.renting import rate_usd_per_hour
 
 DAY_S = 86_400.0
 TOLERANCE_USD = 0.01  # the provider rounds each contract to a tenth of a cent, and lags
@@ -13,6 +12,7 @@ TOLERANCE_USD = 0.01  # the provider rounds each contract to a tenth of a cent, 
 
 def report(deck: Deck, days: int) -> dict[str, Any]:
     """Reads only. `difference_usd` is what the provider charged more than we counted: bandwidth, mostly."""
+    standing = [i for i in deck.client.instances() if i.label.startswith(deck.config.label_prefix)]
     state, now_s = deck.store.state, deck.now_s()
     from_s = now_s - days * DAY_S
     charges = {c.contract_id: c for c in deck.client.charges(from_s, now_s) if deck.config.label_prefix in c.label}
@@ -40,7 +40,7 @@ def report(deck: Deck, days: int) -> dict[str, Any]:
     charged = sum(row["charged_usd"] or 0.0 for row in rows) + sum(u["charged_usd"] for u in unknown)
     return {
         "cluster": deck.config.name,
-        "usd_per_hour_now": round(rate_usd_per_hour(deck), 4),
+        "usd_per_hour_now": round(sum(i.billed_usd_per_hour for i in standing), 4),
         "accrued_usd": round(accrued, 4),
         "charged_usd": round(charged, 4),
         "difference_usd": round(charged - accrued, 4),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cluster.deck import Deck
 from cluster.errors import BoxFailed, BudgetReached, NoCredit, NothingWithin, ProviderError, SearchQuota
-from cluster.keeping import advance
+from cluster.keeping import advance, unwell
 from cluster.renting import EPSILON_USD, rate_usd_per_hour, rent, settle_intents
 from cluster.state import Rental
 from cluster.vast_types import Instance
@@ -67,8 +67,12 @@ class Fleet:
         rental.billed_usd_per_hour = instance.billed_usd_per_hour
         if rental.phase in ("leaving", "ending"):
             return
-        if not self._fault(rental, instance) and instance.running:
+        if self._fault(rental, instance):
+            return
+        if instance.running:
             advance(deck, rental, instance)
+        elif rental.serves:
+            unwell(deck, rental, f"its instance is '{instance.status}'")
 
     def _second_look(self, rental: Rental) -> Instance | None:
         """One listing may miss an instance. Gone is what is missing twice, for a while, and asked for by number."""

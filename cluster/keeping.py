@@ -118,9 +118,15 @@ def _look_after(deck: Deck, rental: Rental) -> None:
             with contextlib.suppress(NotReachable, NotAdmitted):  # then at the next look
                 rotate(deck, rental)
         return
+    unwell(deck, rental, "its TLS port does not say that it is ready")
+
+
+def unwell(deck: Deck, rental: Rental, why: str) -> None:
+    """Out of the members at once, replaced when it lasts."""
+    now_s = deck.now_s()
     rental.unhealthy_since_s = rental.unhealthy_since_s or now_s
     if now_s - rental.unhealthy_since_s >= deck.config.timing.unhealthy_s:
-        deck.end(rental, "unhealthy: its TLS port does not say that it is ready", "network")
+        deck.end(rental, f"unhealthy: {why}", "network")
 
 
 def up_since_before(deck: Deck, rental: Rental, span_s: float) -> bool:

@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from cluster.box_client import NotAdmitted, NotReachable
 from cluster.config import ClusterConfig
 from cluster.deck import Deck, Tell
 from cluster.errors import (
@@ -61,8 +62,16 @@ def up(deck: Deck) -> None:
         _until_complete(fleet)
         for rental in deck.store.state.live:
             if rental.label in served and rental.serves:
-                rotate(deck, rental)  # each `up` gives boxes that served before new keys
+                _renew(deck, rental)
         deck.publish()
+
+
+def _renew(deck: Deck, rental: Rental) -> None:
+    """Each `up` gives boxes that served before new keys; one that cannot be reached keeps its own."""
+    try:
+        rotate(deck, rental)
+    except (NotReachable, NotAdmitted, BoxFailed) as error:
+        deck.tell(f"slot {rental.slot}: keeps its key for now ({type(error).__name__})")
 
 
 def restart(deck: Deck, slot: int) -> None:
@@ -87,6 +96,7 @@ def upgrade(deck: Deck) -> None:
     """
     with only_one(deck.config.folder, LOCK_WAIT_S):
         deck.store.reload()
+        deck.store.state.pause_until_s = 0.0
         _check_account(deck)
         for rental in [r for r in deck.store.state.live if r.serves]:
             rental.enter("leaving", deck.now_s(), "upgrade")
@@ -176,7 +186,7 @@ def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:
         deck.store.save()
         fleet = Fleet(deck, closing=True)
         known = {r.contract_id for r in deck.store.state.live if r.contract_id is not None}
-        clean, waited_s, last = 0, 0.0, ""
+        clean, began_s, last = 0, time.monotonic(), ""
         while clean < CLEAN_LOOKS:
             try:
                 listed = fleet.tick()
@@ -188,9 +198,8 @@ def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:
                 clean, last = 0, error.message
                 deck.tell(f"not yet: {error.message}")
             if clean < CLEAN_LOOKS:
-                if waited_s > limit_s:
+                if time.monotonic() - began_s > limit_s:
                     raise StillBilling(_what_is_left(deck, last))
-                waited_s += deck.config.timing.poll_s
                 threading.Event().wait(deck.config.timing.poll_s)
         for contract in known:
             if deck.client.instance(contract) is not None:

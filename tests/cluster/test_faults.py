@@ -24,6 +24,7 @@ from tests.cluster.fake_vast import Drop, FakeVast, Reply, offer
 
 ROOT = Path(__file__).parents[2]
 Book = Callable[[str, int], None]
+pytestmark = pytest.mark.timeout(400)  # some tests hold a dozen starts of a process
 DONE, UNDONE, KILLED = 0, 2, -signal.SIGKILL
 
 
@@ -58,7 +59,7 @@ def kill_at(fake: FakeVast, number: int, when: str, args: list[str]) -> int:
     fake.on_call = on_call
     process.append(subprocess.Popen(command(*args), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     started.set()
-    return process[0].wait(60)
+    return process[0].wait(100)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -89,7 +90,7 @@ def test_faults_killed_at_a_call_of_down(
 
 def run_killed(when: str, number: int, args: list[str]) -> int:
     driver = [sys.executable, str(Path(__file__).with_name("killed.py")), when, str(number), *args]
-    return subprocess.run(driver, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode
+    return subprocess.run(driver, cwd=ROOT, capture_output=True, timeout=100, check=False).returncode
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -362,7 +363,7 @@ def test_faults_a_host_that_charges_more_than_it_offered(
 def test_faults_two_ups_at_once(fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book) -> None:
     file = written(document, tmp_path)
     both = [subprocess.Popen(command("up", str(file)), cwd=ROOT, env=dict(os.environ)) for _ in range(2)]
-    assert [p.wait(60) for p in both] == [DONE, DONE]
+    assert [p.wait(100) for p in both] == [DONE, DONE]
     assert len(fake.contracts) == 1
     leaked = recover(fake, file)
     book("two `up` at once", leaked)

@@ -46,7 +46,7 @@ def start(document: dict[str, Any], tmp_path: Path) -> Iterator[Start]:
     print("\n".join(said))
 
 
-def tick_until(deck: Deck, done: Callable[[], bool], limit_s: float = 10.0) -> None:
+def tick_until(deck: Deck, done: Callable[[], bool], limit_s: float = 40.0) -> None:
     fleet, until_s = Fleet(deck), time.monotonic() + limit_s
     while not done():
         assert time.monotonic() < until_s
@@ -63,7 +63,7 @@ def members(deck: Deck) -> list[dict[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("trouble", ["outbid", "offline", "destroyed", "engine broken"])
+@pytest.mark.parametrize("trouble", ["outbid", "offline", "destroyed", "engine broken", "scheduling"])
 def test_a_box_in_trouble_is_replaced(start: Start, fake: FakeVast, boxes: FakeBoxes, trouble: str) -> None:
     deck = start(boxes=2, interruptible=trouble == "outbid")
     first, second = contracts(deck)
@@ -75,6 +75,8 @@ def test_a_box_in_trouble_is_replaced(start: Start, fake: FakeVast, boxes: FakeB
     elif trouble == "destroyed":
         fake.contracts[first].gone_s = fake.now_s()
         fake._end_box(fake.contracts[first])
+    elif trouble == "scheduling":  # its GPU went to somebody else while it restarted
+        fake.lose(first, "scheduling")
     else:
         boxes.running[first].engine.broken = True
     tick_until(deck, lambda: len(contracts(deck)) == 2 and first not in contracts(deck))
@@ -182,6 +184,25 @@ def test_up_gives_serving_boxes_new_keys(start: Start, document: dict[str, Any])
     assert len(members(deck)) == 1
 
 
+def test_up_leaves_a_box_its_key_that_it_cannot_reach(start: Start, fake: FakeVast, boxes: FakeBoxes) -> None:
+    deck = start(timing={"unhealthy_s": 60})
+    (first,) = contracts(deck)
+    assert first is not None
+    before = Path(members(deck)[0]["key_file"]).read_text()
+    real = boxes.running[first].identity.rotate
+
+    def gone(body: bytes) -> None:
+        boxes.running[first].identity.rotate = real  # type: ignore[method-assign]
+        raise SystemError("cut off")
+
+    boxes.running[first].identity.rotate = gone  # type: ignore[method-assign]
+    operate.up(deck)
+    assert Path(members(deck)[0]["key_file"]).read_text() == before
+    operate.up(deck)  # takes up the rotation that was cut off
+    Fleet(deck).tick()
+    assert len(members(deck)) == 1 and Path(members(deck)[0]["key_file"]).read_text() != before
+
+
 def test_restart_keeps_the_box_and_its_machine(start: Start, fake: FakeVast) -> None:
     deck = start()
     before = contracts(deck)
@@ -242,7 +263,7 @@ def test_watch_runs_as_a_process_replaces_and_stays_closed_after_down(
         assert fake.standing() == []
     finally:
         watch.terminate()
-        assert watch.wait(20) == 0
+        assert watch.wait(60) == 0
 
 
 def standing(fake: FakeVast) -> set[int]:
@@ -254,7 +275,7 @@ def json_members(folder: Path) -> list[Any]:
     return found
 
 
-def wait_for(done: Callable[[], bool], limit_s: float = 20.0) -> None:
+def wait_for(done: Callable[[], bool], limit_s: float = 60.0) -> None:
     until_s = time.monotonic() + limit_s
     while not done():
         assert time.monotonic() < until_s
