@@ -256,6 +256,8 @@ def raise_for(response: httpx2.Response, what: str) -> None:
         raise BidTooLow(said, int(answer["new_contract"]))
     if "credit" in code or "credit" in text.lower() or status == 402:
         raise NoCredit(f"{said}. Add credit at vast.ai, then run the same command again")
+    if code == "spend_rate_limit":  # what a new account may spend in an hour
+        raise Refused(said)
     if status in (401, 403):
         raise BadKey(f"{said}. Check the key and its permissions (misc, user_read, instance_read, instance_write)")
     if status == 429 and "quota" in code:

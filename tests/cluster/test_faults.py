@@ -11,13 +11,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster import operate
 from cluster.__main__ import main
+from cluster.config import load
+from cluster.errors import StillBilling
 from tests.cluster.conftest import written
 from tests.cluster.fake_boxes import FakeBoxes
 from tests.cluster.fake_vast import Drop, FakeVast, Reply, offer
@@ -348,6 +352,56 @@ def test_faults_the_provider_is_down_for_long(
     leaked = recover(fake, file)
     book("provider down for long in `up`", leaked)
     assert leaked == 0
+
+
+def test_faults_the_provider_is_down_for_long_in_down(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(document, tmp_path)
+    assert main(["up", str(file)]) == DONE
+
+    def on_call(verb: str, path: str, at: str) -> None:
+        raise Reply(503, "down")
+
+    fake.on_call = on_call
+    deck = operate.open_deck(load(file), print)
+    with pytest.raises(StillBilling, match=str(fake.standing()[0].id)):
+        operate.down(deck, limit_s=0.2)
+    fake.on_call = lambda *_: None
+    assert main(["down", str(file)]) == DONE
+    book("provider down for long in `down`", len(fake.standing()))
+    assert fake.standing() == []
+
+
+def test_faults_the_provider_is_down_while_a_box_is_lost_under_watch(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book
+) -> None:
+    file = written(document, tmp_path)
+    assert main(["up", str(file)]) == DONE
+    watch = subprocess.Popen(command("watch", str(file)), cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        down = threading.Event()
+        down.set()
+
+        def on_call(verb: str, path: str, at: str) -> None:
+            if down.is_set():
+                raise Reply(503, "down")
+
+        fake.on_call = on_call
+        first = fake.standing()[0].id
+        fake.lose(first)
+        threading.Event().wait(3)
+        down.clear()
+        until_s = time.monotonic() + 60
+        while {c.id for c in fake.standing()} in ({first}, set()) and time.monotonic() < until_s:
+            time.sleep(0.1)
+        assert len(fake.contracts) == 2 and first not in {c.id for c in fake.standing()}
+    finally:
+        watch.terminate()
+        assert watch.wait(60) == DONE
+    assert main(["down", str(file)]) == DONE
+    book("provider down while a box is lost under `watch`", len(fake.standing()))
+    assert fake.standing() == []
 
 
 def test_faults_a_host_that_charges_more_than_it_offered(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
 import subprocess
+import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.box.engine import free_port
 from cluster.config import ClusterConfig
 from cluster.exposition import HELP, Exposition, render, samples
 from cluster.state import Rental, State
@@ -145,3 +150,56 @@ def test_promtool_takes_rules_and_queries(tmp_path: Path) -> None:
     for args in (["check", "config", "prometheus.yml"], ["check", "rules", str(tmp_path / "panels.yml")]):
         done = subprocess.run(["promtool", *args], cwd=FOLDER, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+SAMPLE = {
+    "route": ["small", "frontier"],
+    "status": ["answered", "failed"],
+    "reason": ["easy", "fallback_overloaded"],
+    "part": ["input", "wasted"],
+    "baseline": ["all_frontier", "all_cheapest"],
+    "event": ["exact", "miss"],
+}
+
+
+def drive(metrics: list[MetricWrapperBase]) -> None:
+    """Something happens everywhere: every label combination of the sample moves by one."""
+    for metric in metrics:
+        for values in itertools.product(*(SAMPLE.get(label, ["x"]) for label in metric._labelnames)):
+            child: Any = metric.labels(*values) if values else metric
+            move = {"histogram": "observe", "gauge": "set", "counter": "inc"}[metric._type]
+            getattr(child, move)(1.0)
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_every_panel_shows_data_from_a_real_prometheus(tmp_path: Path) -> None:
+    metrics = [m for holder in (GatewayMetrics(), NodeMetrics(), EngineMetrics()) for m in wrappers(holder)]
+    registry = CollectorRegistry()
+    for metric in metrics:
+        registry.register(metric)
+    shown, port = Exposition(0), free_port()
+    scrape = {"job_name": "farthing", "static_configs": [{"targets": [f"127.0.0.1:{shown.port}"]}]}
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    arguments = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+    listen = [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    process = subprocess.Popen(["prometheus", *arguments, *listen])
+    try:
+        for _ in range(12):
+            drive(metrics)
+            shown.text = generate_latest(registry).decode() + render(samples(*a_state(), now_s=time.time()))
+            time.sleep(1.0)
+        panels = [(where, expr) for where, expr, _ in queries() if ": " in where]
+        empty = [where for where, expr in panels if not values_of(port, expr)]
+        assert empty == [] and len(panels) > 50
+    finally:
+        process.terminate()
+        process.wait(30)
+        shown.close()
+
+
+def values_of(port: int, expr: str) -> list[Any]:
+    query = urllib.parse.urlencode({"query": expr})
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{query}", timeout=20) as answer:
+        found: list[Any] = json.load(answer)["data"]["result"]
+    return [row for row in found if row["value"][1] != "NaN"]

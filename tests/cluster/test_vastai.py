@@ -117,6 +117,12 @@ def test_no_credit_and_a_bad_key_have_names_of_their_own(fake: FakeVast, client:
         VastClient("wrong", fake.url, spacing=0, wait_s=0).instances()
 
 
+def test_a_new_accounts_limit_is_not_taken_for_a_bad_key(fake: FakeVast, client: VastClient) -> None:
+    fail_once(fake, "PUT", Reply(403, {"success": False, "error": "spend_rate_limit", "msg": "limit for new accounts"}))
+    with pytest.raises(errors.Refused, match="new accounts"):
+        client.rent(1, BODY)
+
+
 @pytest.mark.parametrize(
     "change", [{"env": "-e A=1"}, {"env": {"A": "x" * 257}}, {"args": ["x" * 4097]}, {"runtype": "docker"}, {"disk": 4}]
 )

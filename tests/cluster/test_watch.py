@@ -300,6 +300,42 @@ def test_every_command_prints_one_json_document(
     assert json.loads(capsys.readouterr().out)
 
 
+def test_ssh_is_told_where_it_was_asked_for(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(document, tmp_path)
+    assert main(["up", str(file)]) == 0
+    assert fake.bodies[-1]["runtype"] == "args" and "onstart" not in fake.bodies[-1]
+    assert main(["ssh", str(file)]) == 2 and "ssh: true" in capsys.readouterr().err
+    assert main(["down", str(file)]) == 0
+    file = written({**document, "ssh": True}, tmp_path)
+    assert main(["up", str(file)]) == 0
+    assert fake.bodies[-1]["runtype"] == "ssh_direct" and "args" not in fake.bodies[-1]
+    capsys.readouterr()
+    assert main(["ssh", str(file)]) == 0
+    assert capsys.readouterr().out.strip() == "ssh -p 12345 root@ssh5.vast.ai"
+
+
+def test_cost_is_held_against_the_charges_and_shows_what_we_did_not_know_of(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.speed = 7200.0  # two hours a second
+    document["budget_usd_per_day"] = 1e6
+    document["timing"] |= {"boot_s": 1e9, "model_s": 1e9, "unhealthy_s": 1e9}
+    file = written(document, tmp_path)
+    assert main(["up", str(file)]) == 0
+    client = VastClient(KEY, fake.url, spacing=0)
+    stray = client.rent(8, {"image": "x", "label": "farthing:test:9:lost", "disk": 9, "runtype": "args", "env": {}})
+    time.sleep(1.0)
+    capsys.readouterr()
+    assert main(["cost", "--json", str(file)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (box,) = report["boxes"]
+    assert box["charged_usd"] == pytest.approx(box["accrued_usd"], rel=0.3) and box["charged_usd"] > 0.1
+    assert [u["contract_id"] for u in report["charged_but_unknown_here"]] == [stray]
+    assert not report["reconciled"]
+
+
 def test_no_secret_is_in_state_requests_or_output(
     fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
