@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cluster.__main__ import main
 from tests.cluster.fake_boxes import FakeBoxes
 from tests.cluster.fake_vast import KEY, FakeVast, offer
 
+ROOT = Path(__file__).parents[2]
+Book = Callable[[str, int], None]
 QUICK = {
     "poll_s": 0.05,
     "boot_s": 20,
@@ -63,6 +67,19 @@ def written(document: dict[str, Any], folder: Path) -> Path:
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "cluster", *args]
+
+
+def recover(fake: FakeVast, file: Path, boxes: int = 1) -> int:
+    """`up` until it is up, then `down`. Returns what is left over beyond the wish, at both ends."""
+    fake.on_call = lambda *_: None
+    assert main(["up", str(file)]) == 0
+    too_many = len(fake.standing()) - boxes
+    assert main(["down", str(file)]) == 0
+    return too_many + len(fake.standing())
 
 
 TABLE = pytest.StashKey[dict[str, list[int]]]()

@@ -7,9 +7,7 @@ provider's own book, not in ours.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,117 +20,12 @@ from cluster import operate
 from cluster.__main__ import main
 from cluster.config import load
 from cluster.errors import StillBilling
-from tests.cluster.conftest import written
+from tests.cluster.conftest import ROOT, Book, command, recover, written
 from tests.cluster.fake_boxes import FakeBoxes
 from tests.cluster.fake_vast import Drop, FakeVast, Reply, offer
 
-ROOT = Path(__file__).parents[2]
-Book = Callable[[str, int], None]
 pytestmark = pytest.mark.timeout(400)  # some tests hold a dozen starts of a process
-DONE, UNDONE, KILLED = 0, 2, -signal.SIGKILL
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "cluster", *args]
-
-
-def recover(fake: FakeVast, file: Path, boxes: int = 1) -> int:
-    """`up` until it is up, then `down`. Returns what is left over beyond the wish, at both ends."""
-    fake.on_call = lambda *_: None
-    assert main(["up", str(file)]) == DONE
-    too_many = len(fake.standing()) - boxes
-    assert main(["down", str(file)]) == DONE
-    return too_many + len(fake.standing())
-
-
-def kill_at(fake: FakeVast, number: int, when: str, args: list[str]) -> int:
-    """Run a command and kill it while its `number`-th call to the provider is before, or after, its effect."""
-    left = [number]
-    process: list[subprocess.Popen[bytes]] = []
-    started = threading.Event()
-
-    def on_call(verb: str, path: str, at: str) -> None:
-        if at != when:
-            return
-        left[0] -= 1
-        if left[0] == 0:
-            started.wait(10)
-            process[0].kill()
-            raise Drop
-
-    fake.on_call = on_call
-    process.append(subprocess.Popen(command(*args), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    started.set()
-    return process[0].wait(100)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", range(1, 6))  # who am I, list, search, rent, list
-def test_faults_killed_at_a_call_of_up(
-    fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book, when: str, number: int
-) -> None:
-    file = written(document, tmp_path)
-    assert kill_at(fake, number, when, ["up", str(file)]) == KILLED
-    leaked = recover(fake, file)
-    book(f"SIGKILL in `up`, {when} a provider call takes effect", leaked)
-    assert leaked == 0
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", range(1, 5))
-def test_faults_killed_at_a_call_of_down(
-    fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book, when: str, number: int
-) -> None:
-    file = written(document, tmp_path)
-    assert main(["up", str(file)]) == DONE
-    assert kill_at(fake, number, when, ["down", str(file)]) == KILLED
-    fake.on_call = lambda *_: None
-    assert main(["down", str(file)]) == DONE
-    book(f"SIGKILL in `down`, {when} a provider call takes effect", len(fake.standing()))
-    assert fake.standing() == []
-
-
-def run_killed(when: str, number: int, args: list[str]) -> int:
-    driver = [sys.executable, str(Path(__file__).with_name("killed.py")), when, str(number), *args]
-    return subprocess.run(driver, cwd=ROOT, capture_output=True, timeout=100, check=False).returncode
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("then", ["up", "down"])
-def test_faults_killed_at_each_write_of_up(
-    fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book, when: str, then: str
-) -> None:
-    fault = f"SIGKILL in `up`, {when} a write to disk, then `{then}`"
-    for number in range(1 if when == "before" else 2, 60, 2):
-        file = written({**document, "name": f"n{number}"}, tmp_path)
-        status = run_killed(when, number, ["up", str(file)])
-        if then == "up":
-            leaked = recover(fake, file)
-        else:
-            assert main(["down", str(file)]) == DONE
-            leaked = len(fake.standing())
-        if status == DONE:  # it made fewer writes than that: every gap has been visited
-            assert number > 10
-            break
-        assert status == KILLED
-        book(fault, leaked)
-        assert leaked == 0, number
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_faults_killed_at_each_write_of_down(
-    fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book, when: str
-) -> None:
-    file = written(document, tmp_path)
-    for number in range(1, 30):
-        assert main(["up", str(file)]) == DONE
-        status = run_killed(when, number, ["down", str(file)])
-        assert main(["down", str(file)]) == DONE
-        if status == DONE:
-            assert number > 4
-            break
-        book(f"SIGKILL in `down`, {when} a write to disk", len(fake.standing()))
-        assert fake.standing() == []
+DONE, UNDONE = 0, 2
 
 
 ERRORS: dict[str, Exception] = {
