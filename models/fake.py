@@ -97,5 +97,6 @@ class FakeBackend:
 
 def _usage(call: Call, text: str) -> Usage:
     """One token a word, of the question and of the answer."""
-    asked = sum(len(str(m.get("content") or "").split()) for m in call.body.get("messages", []))
+    messages = call.body["messages"] if call.endpoint == "chat/completions" else [{"content": call.body["prompt"]}]
+    asked = sum(len(str(message.get("content") or "").split()) for message in messages)
     return Usage(input_tokens=asked, output_tokens=len(text.split()))
