@@ -97,6 +97,6 @@ class FakeBackend:
 
 def _usage(call: Call, text: str) -> Usage:
     """One token a word, of the question and of the answer."""
-    messages = call.body["messages"] if call.endpoint == "chat/completions" else [{"content": call.body["prompt"]}]
-    asked = sum(len(str(message.get("content") or "").split()) for message in messages)
-    return Usage(input_tokens=asked, output_tokens=len(text.split()))
+    chat = call.endpoint == "chat/completions"
+    asked = [m.get("content") for m in call.body["messages"]] if chat else [call.body["prompt"]]
+    return Usage(input_tokens=sum(len(str(words or "").split()) for words in asked), output_tokens=len(text.split()))
