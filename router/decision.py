@@ -8,7 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from models.types import Usage
+
 MAX_FACT_TEXT_CHARS = 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Where a request may find an answer by meaning. `partition` hashes all that must be equal for that.
+
+    `namespace` is one that the operator has declared to be shared between tenants, empty for the tenant's own. Without
+    `serve` nothing is looked up and the fresh answer is remembered all the same.
+    """
+
+    partition: bytes
+    requested_model: str
+    namespace: str = ""
+    serve: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +32,7 @@ class Facts:
     """What is known of a request before any model has seen it.
 
     `text` is the last user text, cut to `MAX_FACT_TEXT_CHARS`; `prompt_tokens` is an estimate made from characters.
+    `named` is the tier the caller named, empty for `auto`. `lookup` is None where nothing may be matched by meaning.
     """
 
     request_id: str
@@ -32,26 +49,55 @@ class Facts:
     local_only: bool = False
     tags: tuple[str, ...] = ()
     conversation: str = ""
+    named: str = ""
+    lookup: Lookup | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class CacheCandidate:
-    """A verified near-duplicate: the entry to serve and the tier that wrote it."""
+class Recalled:
+    """A stored answer to a question near this one. `body` is the completion's JSON, `cost_nusd` what it once cost."""
 
     entry_id: str
+    text: str
     tier: str
+    model: str
+    body: bytes
+    usage: Usage
+    cost_nusd: int
+    age_s: float
+    similarity: float
     probability_right: float
 
 
 @dataclass(frozen=True, slots=True)
+class Fresh:
+    """An answer just made, to be remembered under the question it answers."""
+
+    request_id: str
+    tenant: str
+    lookup: Lookup
+    tier: str
+    model: str
+    body: bytes
+    usage: Usage
+    cost_nusd: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """Tiers in the order to try them, the first being the one wanted; `reason` is a short stable code."""
+    """Tiers in the order to try them, the first being the one wanted; `reason` is a short stable code.
+
+    `serve` is a verified answer, to be given instead of asking any tier. `compare` is one that is near but not proven:
+    the request is answered afresh, and whether the two agree is a label. `remember`: the fresh answer is wanted back.
+    """
 
     tiers: tuple[str, ...]
     reason: str
     score: float | None = None
-    candidate: CacheCandidate | None = None
     artifact: str = ""
+    serve: Recalled | None = None
+    compare: Recalled | None = None
+    remember: bool = False
 
 
 class Decider(Protocol):

@@ -41,10 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     _mount(command("costs", "what requests cost, by route, and beside the alternatives"), "serving.ledger.costs")
     _mount(command("export", "logged traffic as JSONL"), "serving.ledger.export")
     _mount(command("ledger", "care for the database: migrate, retain, delete-tenant"), "serving.ledger.maintain")
-    cache = command("cache", "the exact cache: sizes, and deletion")
+    cache = command("cache", "stored answers, exact and semantic: sizes, and deletion")
     cache.add_argument("action", choices=["show", "delete"])
     which = cache.add_mutually_exclusive_group()
+    which.add_argument("--entry", help="with delete: one answer, by its x-farthing-cache-entry")
     which.add_argument("--tenant", help="with delete: this tenant's answers only")
+    which.add_argument("--namespace", help="with delete: what is in this shared namespace")
     which.add_argument("--all", action="store_true", help="with delete: every answer")
     cache.set_defaults(command=_cache)
     forget = command("forget", "delete a tenant: its keys, its rows, its cached answers")
@@ -91,31 +93,28 @@ def _with_port(config: Config, port: int) -> Config:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
-    from serving.cache.store import Store
+    from serving.cache.cli import delete, show
 
     config = load(arguments.config)
-    exact = config.cache.exact
-    with Store(config.state_dir / "cache.db", exact.max_mib << 20, float(exact.ttl_s)) as store:
-        if arguments.action == "show":
-            entries, size = store.size()
-            print(f"{entries} answers, {size} bytes")
-            return 0
-        if arguments.tenant is None and not arguments.all:
-            print("farthing: say what to delete: --tenant NAME or --all", file=sys.stderr)
-            return 2
-        gone = store.delete_all() if arguments.all else store.delete_tenant(arguments.tenant)
-        print(f"{gone} answers deleted")
+    if arguments.action == "show":
+        for line in show(config):
+            print(line)
         return 0
+    asked = [(kind, getattr(arguments, kind)) for kind in ("entry", "tenant", "namespace", "all")]
+    said = [(kind, "true" if value is True else value) for kind, value in asked if value]
+    if not said:
+        print("farthing: say what to delete: --entry ID, --tenant NAME, --namespace NAME or --all", file=sys.stderr)
+        return 2
+    print(f"{delete(config, *said[0])} answers deleted")
+    return 0
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    from serving.cache.store import Store as CacheStore
+    from serving.cache.cli import delete
     from serving.ledger.store import Store
 
     config = load(arguments.config)
-    exact = config.cache.exact
-    with CacheStore(config.state_dir / "cache.db", exact.max_mib << 20, float(exact.ttl_s)) as cache:
-        answers = cache.delete_tenant(arguments.tenant)
+    answers = delete(config, "tenant", arguments.tenant)
     ledger = Store.open(config.ledger_url)
     try:
         rows = ledger.delete_tenant(arguments.tenant)

@@ -5,16 +5,18 @@ Knows no HTTP beyond the Authorization header's text.
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 
 from models.errors import Forbidden, Unauthenticated
 from serving.ledger.allowance import Admission as Slot
 from serving.ledger.allowance import Allowance
-from serving.ledger.keys import ApiKey, KeyTable
+from serving.ledger.keys import ApiKey, KeyTable, Limits
 from serving.wire.options import Options
 from serving.wire.request import Asked
 
 ANONYMOUS = ApiKey(id="", tenant="default")
+OPERATOR = ApiKey(id="operator", tenant="", role="admin", limits=Limits(models=()))
 HEADER_NAMES = {"requests": "requests", "tokens": "tokens"}
 
 
@@ -45,11 +47,14 @@ class Admission:
     table: KeyTable
     required: bool
     allowance: Allowance
+    operator_token: str = ""  # of this machine's command line; it may delete and look, and asks no model
 
     def authenticate(self, authorization: str | None) -> Principal:
         """Raises Unauthenticated. SDKs always send some key: one that is not ours counts as none."""
         scheme, _, secret = (authorization or "").partition(" ")
         given = secret.strip() if scheme.lower() == "bearer" else ""
+        if self.operator_token and hmac.compare_digest(given.encode(), self.operator_token.encode()):
+            return Principal(OPERATOR)
         if given.startswith("fk-") or (given and self.required):
             return Principal(self.table.check(given))
         if self.required:
@@ -58,10 +63,14 @@ class Admission:
 
     async def admit(self, principal: Principal, asked: Asked) -> None:
         """Raises Forbidden for a model the key may not ask for, RateLimited over its limits."""
-        if not principal.key.may_ask(asked.model):
+        await self.admit_to(principal, asked.model, asked.prompt_tokens)
+
+    async def admit_to(self, principal: Principal, model: str, tokens: int) -> None:
+        """`tokens` is an estimate of the prompt. Raises as `admit` does."""
+        if not principal.key.may_ask(model):
             allowed = ", ".join(principal.key.limits.models or ())
-            raise Forbidden(f"this key may not ask for '{asked.model}'; it may ask for: {allowed}", param="model")
-        principal.slot = await self.allowance.admit(principal.key, asked.prompt_tokens)
+            raise Forbidden(f"this key may not ask for '{model}'; it may ask for: {allowed}", param="model")
+        principal.slot = await self.allowance.admit(principal.key, tokens)
 
     def left(self, principal: Principal, tokens: int | None = None) -> None:
         if principal.slot is not None:

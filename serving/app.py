@@ -24,13 +24,13 @@ from models.upstream.anthropic import AnthropicBackend
 from models.upstream.engine import EngineBackend as LocalBackend
 from models.upstream.openai import OpenAIBackend, make_session
 from router.artifacts import current_version
-from router.decision import Decider, Decision, Facts
+from router.decision import Decider
 from router.policy import RuleDecider, TierFacts
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.cache.exact import CacheLimits, ExactCache
 from serving.config import Config, EngineBackend, HttpBackend, Tier, TokenPrice
-from serving.deciding import Refusal, RemoteDecider
+from serving.deciding import RemoteDecider
 from serving.engine_plan import LocalFacts, local_facts
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
@@ -41,7 +41,10 @@ from serving.ledger.keys import KeyTable, loader
 from serving.ledger.store import Store
 from serving.pipeline import Opening, Outcome, Pipeline
 from serving.runtime import Runtime, read_secret
+from serving.semantic import RouterCalls, Semantics
+from serving.side import SideRoutes
 from serving.status import Status
+from serving.stored import StoredAnswers
 from serving.telemetry import GatewayMetrics
 from serving.tiers import ServingTier, Tiers
 from serving.wire.request import Limits
@@ -50,9 +53,9 @@ MIB = 1 << 20
 NUSD_PER_USD = 1_000_000_000
 ARTIFACT_LOOK_S = 1.0
 KEYS_EVERY_S = 1.0
+LEARNING_DRAIN_S = 2.0
 
 log = logging.getLogger(__name__)
-Ask = Callable[[Facts, float], Awaitable[Decision | Refusal]]
 LeaseCall = Callable[[LeaseRequest], Awaitable[Lease]]
 
 
@@ -99,6 +102,7 @@ class GatewayProcess:
     store: Store
     drain_s: float
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    semantics: Semantics | None = None
 
     def check(self) -> None:
         """Raises when a background task has died: the replica is then replaced."""
@@ -109,6 +113,8 @@ class GatewayProcess:
     async def close(self) -> None:
         """Let answers under way finish, then let go of everything, in the order of dependence."""
         await self.flights.drain(self.drain_s)
+        if self.semantics is not None:
+            await self.semantics.drain(LEARNING_DRAIN_S)
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -122,8 +128,10 @@ class GatewayProcess:
         self.store.close()
 
 
-async def build_gateway(config: Config, runtime: Runtime, replica: str, ask: Ask, lease: LeaseCall) -> GatewayProcess:
-    """One gateway replica. `ask` reaches the router, `lease` the ledger; both may fail."""
+async def build_gateway(
+    config: Config, runtime: Runtime, replica: str, router: RouterCalls, lease: LeaseCall
+) -> GatewayProcess:
+    """One gateway replica. `router` and `lease` (the ledger) reach other processes; both may fail."""
     metrics = GatewayMetrics()
     session = make_session()
     tiers = build_tiers(config, runtime, session, metrics)
@@ -138,19 +146,34 @@ async def build_gateway(config: Config, runtime: Runtime, replica: str, ask: Ask
     cache = await ExactCache.open(runtime.cache_file, limits) if exact.enabled else None
     flights: Flights[Opening, Outcome] = Flights()
     decide = RemoteDecider(
-        ask, tier_facts(config), config.default_tier, config.routing.deadline_ms / 1000, metrics.router_fell_back
+        router.decide,
+        tier_facts(config),
+        config.default_tier,
+        config.routing.deadline_ms / 1000,
+        metrics.router_fell_back,
     )
     version = policy_version(config)
-    pipeline = Pipeline(tiers, decide, flights, cache, accounts)
+    semantics = _semantics(config, router)
+    pipeline = Pipeline(tiers, decide, flights, cache, accounts, semantics)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
-    door = Admission(table, config.auth_required, allowance)
-    app = Gateway(_settings(config, runtime), pipeline, door, status, version)
+    door = Admission(table, config.auth_required, allowance, read_secret(runtime.operator_token_file))
+    stored = StoredAnswers(cache, router if semantics is not None else None, store, door)
+    side = SideRoutes(door, accounts, router, stored, config.embedding.model if config.embeds else "")
+    app = Gateway(_settings(config, runtime), pipeline, door, status, version, side)
     tasks = [
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
         asyncio.create_task(allowance.keep(), name="allowance"),
     ]
-    return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks)
+    return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks, semantics)
+
+
+def _semantics(config: Config, router: RouterCalls) -> Semantics | None:
+    wanted = config.cache.semantic
+    if wanted.mode == "disabled":
+        return None
+    shared = {tenant: name for name, tenants in wanted.shared.items() for tenant in tenants}
+    return Semantics(router, answering(config), shared, wanted.compare, wanted.judge)
 
 
 def _settings(config: Config, runtime: Runtime) -> GatewaySettings:

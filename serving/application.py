@@ -7,25 +7,31 @@ from typing import Any
 
 from ray import serve
 
+from models.local.gpus import detect_gpu
 from serving.config import Config
 from serving.deployments import Engine, Gateway, Ledger, Router
 from serving.engine_plan import EnginePlan
 from serving.runtime import Runtime, engine_prefix
 
+ROUTER_GPU_SHARE = 0.1  # for encoder and index; Ray hides the GPU from what reserves none of it
 QUEUE_SPARE = 16  # above vLLM's own admission limit, so that vLLM says "full" and not Ray
 
 
 def applications(config: Config, runtime: Runtime, plan: EnginePlan | None) -> list[tuple[str, str, Any]]:
     """(name, route prefix, application) of everything to run. The gateway comes first: it serves while vLLM loads."""
-    found = [("gateway", "/", _gateway(config, runtime))]
+    found = [("gateway", "/", _gateway(config, runtime, detect_gpu() is not None))]
     if plan is not None:
         found.append(("engine", engine_prefix(plan.tier), _engine(runtime, plan)))
     return found
 
 
-def _gateway(config: Config, runtime: Runtime) -> Any:
+def _gateway(config: Config, runtime: Runtime, on_gpu: bool) -> Any:
     light = {"ray_actor_options": {"num_cpus": 0.1}}
-    router = serve.deployment(Router, max_ongoing_requests=256, **light).bind(config)
+    # One replica, whatever the gateway has: the stored answers have one owner.
+    sees = {"num_cpus": 0.1, "num_gpus": ROUTER_GPU_SHARE if config.embeds and on_gpu else 0}
+    router = serve.deployment(Router, max_ongoing_requests=256, health_check_timeout_s=60, ray_actor_options=sees).bind(
+        config, runtime
+    )
     ledger = serve.deployment(Ledger, max_ongoing_requests=1024, **light).bind(config, runtime)
     gateway = serve.deployment(
         serve.ingress()(Gateway),

@@ -50,6 +50,10 @@ class Exchange:
     def path(self) -> str:
         return str(self.scope["path"])
 
+    @property
+    def query(self) -> str:
+        return bytes(self.scope.get("query_string", b"")).decode("latin-1")
+
     def header(self, name: str) -> str | None:
         value = self.headers.get(name.encode())
         return None if value is None else value.decode("latin-1")

@@ -137,8 +137,58 @@ class ExactCache(_Frozen):
     sampled: bool = False  # also serve requests that set temperature > 0 or n > 1
 
 
+class Embedding(_Frozen):
+    """The encoder: shared by the semantic cache, the router's score and /v1/embeddings."""
+
+    enabled: bool = False  # also without the semantic cache, for /v1/embeddings
+    model: str = "minilm"  # the embedded all-MiniLM-L6-v2, a Hugging Face id, or a folder
+    pooling: Literal["mean", "cls", "last"] | None = None
+    prefix: str | None = None
+    max_tokens: Positive | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive = 1
+
+
+class SemanticAllow(_Frozen):
+    """Classes of questions that an operator lets be matched by meaning all the same."""
+
+    time_dependent: bool = False
+    personal: bool = False
+    turns: bool = False
+    tools: bool = False
+
+
+class SemanticCache(_Frozen):
+    mode: Literal["serve", "shadow", "disabled"] = "disabled"
+    max_wrong_hit_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    explore_rate: Annotated[float, Field(ge=0, le=1)] = 0.02
+    ttl_s: Positive = 86_400
+    max_entries: Positive = 100_000
+    max_mib: Positive = 1024
+    index: Literal["auto", "cpu", "cuda"] = "auto"
+    gpu_mib: Positive = 512  # of GPU memory, beside vLLM's share
+    artifacts: Path | None = None  # thresholds of `python -m router tune-cache`, loaded hot
+    verifier: str | None = None  # a model that must hold each question to follow from the other: id or folder
+    verifier_at_least: Annotated[float, Field(gt=0, le=1)] = 0.9
+    compare: Literal["none", "exact", "normalised", "judge"] = "none"
+    judge: str | None = None  # the tier that is asked whether two answers say the same
+    shared: dict[str, list[str]] = {}  # namespace -> the tenants that share it
+    allow: SemanticAllow = SemanticAllow()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.compare == "judge") != (self.judge is not None):
+            raise ValueError("cache.semantic: `compare: judge` and `judge: <tier>` go together")
+        tenants = [tenant for members in self.shared.values() for tenant in members]
+        for tenant in tenants:
+            if tenants.count(tenant) > 1:
+                raise ValueError(f"cache.semantic.shared: tenant '{tenant}' is in two namespaces; it can be in one")
+        return self
+
+
 class Cache(_Frozen):
     exact: ExactCache = ExactCache()
+    semantic: SemanticCache = SemanticCache()
     coalesce: bool = True
 
 
@@ -186,6 +236,7 @@ class Config(_Frozen):
     aliases: dict[str, str] = {}
     prices: dict[str, TokenPrice] = {}
     routing: Routing = Routing()
+    embedding: Embedding = Embedding()
     cache: Cache = Cache()
     gateway: Gateway = Gateway()
     retry: Retry = Retry()
@@ -197,6 +248,10 @@ class Config(_Frozen):
     @property
     def auth_required(self) -> bool:
         return self.auth.required if self.auth.required is not None else not self.listen.loopback
+
+    @property
+    def embeds(self) -> bool:
+        return self.embedding.enabled or self.cache.semantic.mode != "disabled"
 
     @property
     def run_dir(self) -> Path:
@@ -223,6 +278,8 @@ class Config(_Frozen):
         for tier in [*(self.routing.thresholds or {}), self.default_tier]:
             if tier not in known:
                 raise ValueError(f"routing: there is no tier '{tier}'; tiers are {', '.join(names)}")
+        if self.cache.semantic.judge not in (None, *names):
+            raise ValueError(f"cache.semantic.judge: there is no tier '{self.cache.semantic.judge}'")
         models = {b.model for t in self.tiers for b in t.backends if b.kind == "http"} | known | {"auto"}
         for alias, target in self.aliases.items():
             if target not in models:

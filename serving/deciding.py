@@ -60,6 +60,8 @@ class RemoteDecider:
 
     def _default(self, facts: Facts, cause: str) -> Decision:
         self.fell_back(cause)
+        if facts.named:
+            return Decision(tiers=(facts.named,), reason="named")
         obstacles = {tier.name: obstacle(tier, facts) for tier in self.tiers}
         able = [name for name, found in obstacles.items() if found is None]
         if not able:

@@ -16,11 +16,12 @@ from ray import serve
 from ray.serve._private import replica as ray_replica
 from ray.serve.handle import DeploymentHandle
 
-from router.decision import Decision, Facts
+from router.decision import Decision, Facts, Fresh
 from serving.config import Config
-from serving.deciding import Refusal, decide_or_refuse
+from serving.deciding import Refusal
 from serving.ledger.grants import Lease, LeaseRequest
 from serving.runtime import Runtime, read_secret
+from serving.semantic import Embedded
 
 GC_YOUNG_OBJECTS = 20_000
 """Instead of 700: looking for cycles took 6 % of a cached answer, and a gateway makes hardly any."""
@@ -43,16 +44,38 @@ def bind_to_node() -> None:
 
 
 class Router:
-    """Decides for `auto` requests. Learned deciders and the semantic cache move in here."""
+    """Decides, and owns the encoder and the answers that are found by meaning. One replica: they have one owner."""
 
-    def __init__(self, config: Config) -> None:
+    async def __init__(self, config: Config, runtime: Runtime) -> None:  # type: ignore[misc]
         bind_to_node()
         from serving.app import build_decider  # replicas import what they run, the driver does not
+        from serving.routing import open_router
 
-        self._decider = build_decider(config)
+        self._inside = await open_router(config, runtime, build_decider(config))
 
     async def decide(self, facts: Facts, deadline_s: float) -> Decision | Refusal:
-        return await decide_or_refuse(self._decider, facts, deadline_s)
+        return await self._inside.decide(facts, deadline_s)
+
+    async def remember(self, made: Fresh) -> bool:
+        return await self._inside.remember(made)
+
+    async def label(self, request_id: str, right: bool) -> bool:
+        return await self._inside.label(request_id, right)
+
+    async def complain(self, request_id: str, entry_id: str) -> bool:
+        return await self._inside.complain(request_id, entry_id)
+
+    async def delete(self, kind: str, name: str) -> int:
+        return await self._inside.delete(kind, name)
+
+    async def embed(self, texts: list[str]) -> Embedded:
+        return await self._inside.embed(texts)
+
+    async def check_health(self) -> None:
+        self._inside.check()
+
+    async def __del__(self) -> None:
+        await self._inside.close()
 
 
 class Ledger:
@@ -84,17 +107,13 @@ class Gateway:
         bind_to_node()
         from serving.app import build_gateway
 
-        async def ask(facts: Facts, deadline_s: float) -> Decision | Refusal:
-            answer: Decision | Refusal = await router.decide.remote(facts, deadline_s)
-            return answer
-
         async def lease(request: LeaseRequest) -> Lease:
             answer: Lease = await ledger.lease.remote(request)
             return answer
 
         gc.set_threshold(GC_YOUNG_OBJECTS)
         replica = serve.get_replica_context().replica_id.unique_id
-        self._inside = await build_gateway(config, runtime, replica, ask, lease)
+        self._inside = await build_gateway(config, runtime, replica, _RouterCalls(router), lease)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._inside.app
@@ -104,6 +123,33 @@ class Gateway:
 
     async def __del__(self) -> None:
         await self._inside.close()
+
+
+class _RouterCalls:
+    """`serving.semantic.RouterCalls` over a handle."""
+
+    def __init__(self, router: DeploymentHandle) -> None:
+        self._router = router
+
+    async def decide(self, facts: Facts, deadline_s: float) -> Decision | Refusal:
+        answer: Decision | Refusal = await self._router.decide.remote(facts, deadline_s)
+        return answer
+
+    async def remember(self, made: Fresh) -> bool:
+        return bool(await self._router.remember.remote(made))
+
+    async def label(self, request_id: str, right: bool) -> bool:
+        return bool(await self._router.label.remote(request_id, right))
+
+    async def complain(self, request_id: str, entry_id: str) -> bool:
+        return bool(await self._router.complain.remote(request_id, entry_id))
+
+    async def delete(self, kind: str, name: str) -> int:
+        return int(await self._router.delete.remote(kind, name))
+
+    async def embed(self, texts: list[str]) -> Embedded:
+        answer: Embedded = await self._router.embed.remote(texts)
+        return answer
 
 
 class Engine:

@@ -26,6 +26,7 @@ from serving.cache.exact import Entry
 from serving.cache.key import cache_key, prompt_fingerprint, uncacheable
 from serving.ledger.row import Row
 from serving.pipeline import Answer, Job, Opening, Pipeline
+from serving.side import SideRoutes
 from serving.status import Status
 from serving.tiers import Tiers
 from serving.wire.assemble import DONE, first_chunk, replay, usage_event, with_cost
@@ -62,6 +63,7 @@ class Gateway:
         admission: Admission,
         status: Status,
         policy_version: Callable[[], str],
+        side: SideRoutes | None = None,
     ) -> None:
         self._settings, self._pipeline, self._admission, self._status = settings, pipeline, admission, status
         self._policy_version = policy_version
@@ -75,6 +77,7 @@ class Gateway:
             ("GET", "/health"): self._health,
             ("GET", "/ready"): self._ready,
             ("GET", "/metrics"): self._metrics,
+            **(side.table() if side is not None else {}),
         }
         self._paths = {path for _, path in self._routes}
 
@@ -100,7 +103,9 @@ class Gateway:
         if handler is not None:
             return handler
         if exchange.path in self._paths:
-            raise _WrongMethod(f"{exchange.method} is not supported on {exchange.path}; use the other of GET and POST")
+            raise _WrongMethod(
+                f"{exchange.method} is not supported on {exchange.path}; use {_methods(self._routes, exchange.path)}"
+            )
         raise ModelNotFound(f"there is nothing at {exchange.path}; the API is at /v1/chat/completions")
 
     async def _complete(self, exchange: Exchange, endpoint: Endpoint) -> None:
@@ -112,7 +117,7 @@ class Gateway:
         self._accounts.metrics.started()
         self._in_flight += 1
         try:
-            job, entry = await self._recalled(exchange, principal, row, started_s)
+            job, entry = await self._recalled(exchange, endpoint, principal, row, started_s)
             headers = self._admission.headers(principal)
             if entry is not None:
                 await self._from_cache(exchange, job, entry, headers)
@@ -131,11 +136,11 @@ class Gateway:
             raise
 
     async def _recalled(
-        self, exchange: Exchange, principal: Principal, row: Row, started_s: float
+        self, exchange: Exchange, endpoint: Endpoint, principal: Principal, row: Row, started_s: float
     ) -> tuple[Job, Entry | None]:
         """The request, admitted, and what the cache has for it. Whoever does not get so far has a row all the same."""
         try:
-            job = await self._admitted(exchange, principal, row, started_s)
+            job = await self._admitted(exchange, endpoint, principal, row, started_s)
             return job, await self._pipeline.recall(job)
         except BaseException as exc:
             row.latency_ms = (time.monotonic() - started_s) * 1000
@@ -147,13 +152,15 @@ class Gateway:
             self._accounts.recorded(row)
             raise
 
-    async def _admitted(self, exchange: Exchange, principal: Principal, row: Row, started_s: float) -> Job:
+    async def _admitted(
+        self, exchange: Exchange, endpoint: Endpoint, principal: Principal, row: Row, started_s: float
+    ) -> Job:
         limits = self._settings.limits
         if self._in_flight > self._settings.max_in_flight:
             raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
         if self._settings.draining_file.exists():
             raise Overloaded("this service is stopping; ask again when it is back", retry_after_s=30.0)
-        asked = parse(row.endpoint, await exchange.body(limits.max_body_bytes, self._settings.deadline_s), limits)
+        asked = parse(endpoint, await exchange.body(limits.max_body_bytes, self._settings.deadline_s), limits)
         options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
         asked = replace_in(asked, options=options)
         row.stream, row.requested_model = asked.stream, asked.model
@@ -164,8 +171,11 @@ class Gateway:
         wait_s = options.deadline_ms / 1000 if options.deadline_ms else self._settings.deadline_s
         deadline = Deadline(started_s + wait_s)
         job = Job(asked, row, deadline, target, started_s, principal.key, cache_use=options.cache or "semantic")
-        if not uncacheable(asked, self._settings.sampled_cache):
+        cacheable = not uncacheable(asked, self._settings.sampled_cache)
+        if cacheable:
             job.cache_key = cache_key(asked, row.tenant, row.policy_version, self._settings.namespace)
+        if self._pipeline.semantics is not None:
+            job.lookup = self._pipeline.semantics.lookup(asked, row.tenant, job.cache_use, cacheable)
         return job
 
     async def _answered(self, exchange: Exchange, job: Job, headers: Mapping[str, str]) -> None:
@@ -279,6 +289,10 @@ class _WrongMethod(ModelNotFound):
     code = "method_not_allowed"
 
 
+def _methods(routes: Mapping[tuple[str, str], Handler], path: str) -> str:
+    return " or ".join(method for method, known in routes if known == path)
+
+
 def _headers(route: str, model: str, cache: str, reason: str) -> dict[str, str]:
     return {
         "x-farthing-route": route,
@@ -296,7 +310,12 @@ def _hit_headers(entry: Entry) -> dict[str, str]:
 def _opening_headers(opening: Opening | None, cache: str) -> dict[str, str]:
     if opening is None:
         return {"x-farthing-cache": cache, "x-farthing-reason": "pending"}
-    return _headers(opening.route, opening.model, cache, opening.reason)
+    headers = _headers(opening.route, opening.model, cache, opening.reason)
+    if (hit := opening.hit) is not None and cache == "semantic":
+        headers["x-farthing-similarity"] = f"{hit.similarity:.4f}"
+        headers["x-farthing-cache-age-s"] = str(max(0, int(hit.age_s)))
+        headers["x-farthing-cache-entry"] = hit.entry_id
+    return headers
 
 
 async def _each(data: bytes) -> AsyncIterator[bytes]:

@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 
@@ -25,19 +26,22 @@ from models.errors import (
 )
 from models.pool import Reply
 from models.types import Call, Deadline, Json, Usage
-from router.decision import Decision, Facts
+from router.decision import Decision, Facts, Fresh, Lookup, Recalled
 from serving.accounts import Accounts, Spending
 from serving.cache.exact import Entry, ExactCache
-from serving.cache.key import storable
+from serving.cache.key import prompt_fingerprint, storable
 from serving.flights import Flight, Flights, Subscription
 from serving.ledger.keys import ApiKey
-from serving.ledger.row import Row
+from serving.ledger.row import Row, Status
+from serving.request_id import new_id
+from serving.semantic import Semantics, ended_well, text_of
 from serving.tiers import ServingTier, Target, Tiers
 from serving.wire.assemble import assemble
 from serving.wire.options import CacheMode
-from serving.wire.request import Asked, facts
+from serving.wire.request import Asked, Limits, facts, parse
 
 ESTIMATED_CHARS_PER_TOKEN = 4
+JUDGE_DEADLINE_S = 60.0
 _MAKESHIFT = ("degraded_", "router_")  # reasons of answers that the policy did not want so, or was not asked about
 
 
@@ -53,7 +57,9 @@ class Job:
     key: ApiKey
     cache_use: CacheMode = "semantic"
     cache_key: bytes | None = None
+    lookup: Lookup | None = None  # where an answer may be found by meaning
     epoch: int = 0
+    decision: Decision | None = None
     outcome: Outcome | None = None  # as this request's own caller got it
     failure: FarthingError | None = None
 
@@ -73,6 +79,7 @@ class Opening:
     model: str
     reason: str
     streamed: bool
+    hit: Recalled | None = None  # the stored answer that is given instead
 
 
 @dataclass(slots=True)
@@ -105,28 +112,30 @@ class Pipeline:
     flights: Flights[Opening, Outcome]
     cache: ExactCache | None
     accounts: Accounts
+    semantics: Semantics | None = None
 
     async def recall(self, job: Job) -> Entry | None:
         """An exact answer to exactly this question, if there is one and the caller takes it."""
         if self.cache is None or job.cache_key is None:
             job.row.cache = "bypass"
-            _allow_miss(job)
+            if job.lookup is None:
+                _allow_miss(job)
             return None
         job.epoch = self.cache.epoch()
         if not job.reads_cache:
             job.row.cache = "bypass"
             return None
         entry = await self.cache.get(job.cache_key)
-        if entry is None:
+        if entry is None and job.lookup is None:
             _allow_miss(job)
         return entry
 
     def answer(self, job: Job, share: bool) -> Answer:
         """Join the flight of an identical request, or start one. The journal entry is open from here on."""
         self.accounts.opened(job.row)
-        key = job.cache_key if share and job.reads_cache else None
-        if key is not None:  # a shared call has one deadline: only who gives as much time joins it
-            key += str(job.asked.options.deadline_ms).encode()
+        key = job.cache_key if share and job.reads_cache and job.cache_use != "only" else None
+        if key is not None:  # who joins gives as much time, and takes an answer found by meaning alike
+            key += f"{job.asked.options.deadline_ms} {job.lookup is not None}".encode()
         return self.flights.join(key, lambda flight: self._fly(flight, job))
 
     async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
@@ -144,20 +153,27 @@ class Pipeline:
             raise
         except FarthingError as exc:
             row.status = "timed_out" if exc.code == "deadline_exceeded" else "failed"
+            if isinstance(exc, NotCached):
+                row.status = "refused"
             row.http_status, row.error_code = exc.http_status, exc.code
             raise
         else:
-            row.status = "cancelled" if flight.leader_gone else "answered"
+            done: Status = "cached" if outcome.opening.hit else "answered"
+            row.status = "cancelled" if flight.leader_gone else done
             row.http_status, row.error_code = 200, ""
-            await self._remember(job, outcome)
+            self._remember(job, outcome)
             return outcome
         finally:
             row.latency_ms = job.elapsed_ms()
             self.accounts.closed(row)
 
     async def _answered(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
-        """Try the wanted tiers in order until one gives a first token."""
-        wanted, order = await self._order(job)
+        """A verified answer from the cache, or the wanted tiers in order until one gives a first token."""
+        job.decision = decision = await self._decided(job)
+        if decision.serve is not None:
+            return self._serve(flight, job, decision.serve)
+        _allow_miss(job)
+        wanted, order = self._order(job, decision)
         failure: FarthingError | None = None
         for tier in order:
             try:
@@ -169,7 +185,29 @@ class Pipeline:
                     failure = exc
         raise failure or Unavailable("no tier is configured that could answer; check `tiers` in the configuration")
 
-    async def _order(self, job: Job) -> tuple[ServingTier, list[ServingTier]]:
+    async def _decided(self, job: Job) -> Decision:
+        """A named tier is asked about only where a stored answer may serve."""
+        named = job.target.tier or ""
+        if named and job.lookup is None:
+            decision = Decision(tiers=(named,), reason="named")
+        else:
+            about = facts(job.asked, job.row.request_id, job.row.tenant)
+            decision = await self.decide(replace(about, named=named, lookup=job.lookup))
+        job.row.reason, job.row.score, job.row.artifact = decision.reason, decision.score, decision.artifact
+        return decision
+
+    def _serve(self, flight: Flight[Opening, Outcome], job: Job, hit: Recalled) -> Outcome:
+        """The stored answer, as if it had just been given, at no cost."""
+        row = job.row
+        row.route, row.cache, row.reason, row.model = "cache", "semantic", "semantic", hit.model
+        row.cache_entry, row.similarity, row.saved_nusd = hit.entry_id, hit.similarity, hit.cost_nusd
+        row.ttft_ms = job.elapsed_ms()
+        self.accounts.cached(row, hit.usage)
+        opening = Opening("cache", hit.model, "semantic", job.asked.stream, hit)
+        flight.open(opening)
+        return Outcome(opening, hit.usage, 0, body=orjson.loads(hit.body))
+
+    def _order(self, job: Job, decision: Decision) -> tuple[ServingTier, list[ServingTier]]:
         """The tier that should answer, and those to ask in order."""
         if job.target.tier is not None:
             tier = self.tiers[job.target.tier]
@@ -180,10 +218,7 @@ class Pipeline:
                 raise Unsupported(
                     f"tier '{tier.name}' has no text completions; use /v1/chat/completions", param="model"
                 )
-            job.row.reason = "named"
             return tier, [tier]
-        decision = await self.decide(facts(job.asked, job.row.request_id, job.row.tenant))
-        job.row.reason, job.row.score, job.row.artifact = decision.reason, decision.score, decision.artifact
         chat = job.asked.endpoint == "chat/completions"
         order = [t for t in map(self.tiers.__getitem__, decision.tiers) if chat or t.capabilities.completions]
         if not order:
@@ -247,15 +282,22 @@ class Pipeline:
             cost = spending.charge(usage)
         return Outcome(opening, usage, cost, events=b"".join(parts))
 
-    async def _remember(self, job: Job, outcome: Outcome) -> None:
-        """Store a whole answer of the wanted tier, before the flight ends: no twin may start in between."""
-        if self.cache is None or job.cache_key is None or job.cache_use == "off":
+    def _remember(self, job: Job, outcome: Outcome) -> None:
+        """Store a whole answer of the wanted tier, before the flight ends: no twin may start in between.
+
+        An answer found by meaning is not stored anew: whoever deletes it must find all there is of it.
+        """
+        if job.cache_key is None or job.cache_use == "off" or outcome.opening.hit is not None:
             return
         if outcome.opening.reason.startswith(_MAKESHIFT) or outcome.usage.estimated:
             return
         body = outcome.whole()
         if body is None or not storable(body):
             return
+        self._learn(job, outcome, body)
+        if self.cache is None:
+            return
+        job.row.cache_entry = job.cache_key.hex()
         self.cache.put(
             Entry(
                 key=job.cache_key,
@@ -270,6 +312,51 @@ class Pipeline:
             ),
             job.epoch,
         )
+
+    def _learn(self, job: Job, outcome: Outcome, body: Json) -> None:
+        """Offer the answer to the semantic cache, and have it compared with the one that was near but not proven."""
+        decision = job.decision
+        if self.semantics is None or job.lookup is None or decision is None or not decision.remember:
+            return
+        if ended_well(body):
+            made = _fresh(job, outcome, job.lookup, body)
+            self.semantics.learn(made, decision.compare, body, job.asked.text, partial(self._ask_judge, job))
+
+    async def _ask_judge(self, job: Job, prompt: str) -> str:
+        """One more request, of the same tenant and key, with a row of its own. Raises what a request raises."""
+        assert self.semantics is not None and self.semantics.judge is not None
+        tier = self.semantics.judge
+        body = {"model": tier, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8, "temperature": 0}
+        asked = parse("chat/completions", orjson.dumps(body), Limits())
+        row = Row(
+            request_id=new_id(),
+            at_ms=int(time.time() * 1000),
+            tenant=job.row.tenant,
+            key_id=job.row.key_id,
+            requested_model=tier,
+            cache="bypass",
+            prompt_sha256=prompt_fingerprint(asked),
+            policy_version=job.row.policy_version,
+            tags=["judge"],
+        )
+        deadline = Deadline.after(JUDGE_DEADLINE_S)
+        asking = Job(asked, row, deadline, Target(tier), time.monotonic(), job.key, cache_use="off")
+        async with self.answer(asking, share=False) as answer:
+            whole = (await answer.result()).whole()
+        return text_of(whole) if whole else ""
+
+
+def _fresh(job: Job, outcome: Outcome, lookup: Lookup, body: Json) -> Fresh:
+    return Fresh(
+        request_id=job.row.request_id,
+        tenant=job.row.tenant,
+        lookup=lookup,
+        tier=outcome.opening.route,
+        model=outcome.opening.model,
+        body=orjson.dumps(body),
+        usage=outcome.usage,
+        cost_nusd=outcome.cost_nusd,
+    )
 
 
 def _allow_miss(job: Job) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 from models.errors import ConfigError
 from serving.config import Config, HttpBackend
 
+OPERATOR_PREFIX = "fo-"
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -38,12 +40,21 @@ class Runtime:
         return self.state / "cache.db"
 
     @property
+    def semantic_file(self) -> Path:
+        return self.state / "semantic.db"
+
+    @property
     def metrics(self) -> Path:
         return self.run / "metrics"
 
     @property
     def engine_token_file(self) -> Path:
         return self.run / "engine.token"
+
+    @property
+    def operator_token_file(self) -> Path:
+        """What the command line shows the running service to be let in as its operator."""
+        return self.run / "operator.token"
 
     def engine_url(self, tier: str) -> str:
         return f"{self.base_url}{engine_prefix(tier)}/v1"
@@ -75,6 +86,7 @@ def fresh_run_folder(runtime: Runtime) -> None:
     runtime.metrics.mkdir()
     (runtime.run / "secrets").mkdir(mode=0o700)
     write_secret(runtime.engine_token_file, secrets.token_urlsafe(32))
+    write_secret(runtime.operator_token_file, OPERATOR_PREFIX + secrets.token_urlsafe(32))
 
 
 def write_secret(path: Path, value: str) -> None:
@@ -87,7 +99,7 @@ def write_secret(path: Path, value: str) -> None:
 
 def forget_secrets(runtime: Runtime) -> None:
     """At the end of an instance: keys are kept on disk only while something reads them."""
-    for path in [runtime.engine_token_file, *(runtime.run / "secrets").glob("*")]:
+    for path in [runtime.engine_token_file, runtime.operator_token_file, *(runtime.run / "secrets").glob("*")]:
         path.unlink(missing_ok=True)
 
 

@@ -8,9 +8,10 @@ beyond the row it is given.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -130,6 +131,59 @@ class GatewayMetrics:
 
     def breaker_changed(self, backend: str, state: str) -> None:
         self._breaker.labels(backend).set(BREAKER_LEVELS[state])
+
+
+class Bounded(Protocol):
+    """The monitor of wrong hits, as far as metrics show it."""
+
+    @property
+    def counted(self) -> tuple[int, int]: ...
+
+    @property
+    def upper_bound(self) -> float: ...
+
+    @property
+    def tripped(self) -> bool: ...
+
+
+class RouterMetrics:
+    """What the router's process publishes of the semantic cache."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"farthing_semantic_{name}", text, registry=registry, multiprocess_mode="mostrecent")
+
+        self._lookups = Counter("farthing_semantic_lookups", "Look-ups by outcome", ("outcome",), registry=registry)
+        self._labels = Counter("farthing_semantic_labels", "Compared answers", ("right",), registry=registry)
+        self._seconds = Histogram(
+            "farthing_semantic_lookup_seconds", "Embed, search, verify", registry=registry, buckets=LATENCY_BUCKETS_S
+        )
+        self._entries = gauge("entries", "Stored answers")
+        self._bytes = gauge("bytes", "What they take in the file")
+        self._index_bytes = gauge("index_bytes", "What their vectors take in memory")
+        self._hits = gauge("judged_hits", "Hits that the bound on wrong hits rests on")
+        self._wrong = gauge("judged_wrong_hits", "Of these, wrong")
+        self._bound = gauge("wrong_hit_rate_bound", "Upper 95% bound on wrong answers per hit")
+        self._tripped = gauge("tripped", "1 while hits are stopped because the bound is above its budget")
+
+    def looked_up(self, outcome: str, seconds: float) -> None:
+        self._lookups.labels(outcome).inc()
+        self._seconds.observe(seconds)
+
+    def labelled(self, right: bool) -> None:
+        self._labels.labels("yes" if right else "no").inc()
+
+    def semantic(self, stats: Mapping[str, int], monitor: Bounded) -> None:
+        self._entries.set(stats["entries"])
+        self._bytes.set(stats["bytes"])
+        self._index_bytes.set(stats["index_bytes"])
+        wrong, hits = monitor.counted
+        self._hits.set(hits)
+        self._wrong.set(wrong)
+        self._bound.set(monitor.upper_bound)
+        self._tripped.set(float(monitor.tripped))
 
 
 @dataclass(frozen=True, slots=True)

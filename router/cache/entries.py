@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from typing import Final, NewType
@@ -87,8 +88,13 @@ def new_id() -> EntryId:
     return EntryId(secrets.randbits(63))
 
 
+def id_of(request_id: str) -> EntryId:
+    """The entry made from a request: whoever knows the request can name it. Request ids are never used twice."""
+    return EntryId(int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest()) >> 1)
+
+
 def public(entry_id: EntryId) -> str:
-    """As headers, the admin API and `CacheCandidate.entry_id` write it."""
+    """As headers, the admin API and `Recalled.entry_id` write it."""
     return f"{entry_id:016x}"
 
 

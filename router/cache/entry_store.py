@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import orjson
@@ -107,6 +107,23 @@ class EntryStore:
         except BaseException:
             os.close(self._lock)
             raise
+
+    @classmethod
+    def existing(cls, path: Path) -> Self | None:
+        """A file that is there, whatever encoder it is of; None without one. For a command line, not to add to it."""
+        if not path.is_file():
+            return None
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            encoder_sha256, dim = db.execute("SELECT encoder_sha256, dim FROM meta").fetchone()
+        finally:
+            db.close()
+        return cls(path, encoder_sha256, dim)
+
+    def size(self) -> tuple[int, int]:
+        """Entries, and bytes of their answers."""
+        entries, size = self._db.execute("SELECT count(*), coalesce(sum(body_bytes), 0) FROM entry").fetchone()
+        return int(entries), int(size)
 
     def close(self) -> None:
         self._db.close()

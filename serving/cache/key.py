@@ -36,6 +36,24 @@ def cache_key(asked: Asked, tenant: str, policy_version: str, namespace: str) ->
     return digest.digest()
 
 
+def meaning_scope(asked: Asked, namespace: str) -> bytes | None:
+    """32 bytes over everything but the last user's text; None for a request that has no such text, or more than it.
+
+    What is compared by meaning is that text alone: system prompt, earlier turns, tools, response format and every
+    sampling parameter must be equal. The policy's version is not in it: what an entry's tier may serve is decided anew
+    each time.
+    """
+    messages = asked.body.get("messages")
+    if not messages or messages[-1].get("role") != "user" or asked.images or not asked.text:
+        return None
+    last = {name: value for name, value in messages[-1].items() if name != "content"}
+    digest = hashlib.blake2b(orjson.dumps([FORMAT, namespace, asked.options.local_only]), digest_size=32)
+    for name in sorted(asked.body.keys() - IGNORED):
+        value = [*messages[:-1], last] if name == "messages" else _number(asked.body[name])
+        digest.update(orjson.dumps([name, value], option=orjson.OPT_SORT_KEYS if name in UNORDERED else 0))
+    return digest.digest()
+
+
 def _number(value: Any) -> Any:
     """1.0 is 1 where a field is a number; inside messages and schemas numbers are text to the model, and stay."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT else value

@@ -25,7 +25,7 @@ class Row:
     status: Status = "lost"
     tenant: str = ""
     key_id: str = ""
-    endpoint: Endpoint = "chat/completions"
+    endpoint: Endpoint | Literal["embeddings"] = "chat/completions"
     stream: bool = False
     requested_model: str = ""
     route: str = ""
@@ -60,7 +60,7 @@ class Row:
     prompt_name: str = ""
     conversation: str = ""
     tags: list[str] = field(default_factory=list)
-    cache_entry: str = ""  # the stored answer that was served; feedback finds it by this
+    cache_entry: str = ""  # the stored answer that was served, or that this one was stored as; feedback finds it so
     similarity: float | None = None  # of the question to the one that entry answered
     saved_nusd: int = 0  # what that answer cost when it was made
 

@@ -104,6 +104,13 @@ class Store:
             return set()
         return set(self.upsert(connection, requests, values, where=requests.c.status == "lost").scalars())
 
+    def how_answered(self, request_id: str) -> tuple[str, str, str] | None:
+        """A request's tenant, what the cache did for it, and its stored answer; None when there is no such row."""
+        columns = (requests.c.tenant, requests.c.cache, requests.c.cache_entry)
+        with self.read() as connection:
+            found = connection.execute(select(*columns).where(requests.c.request_id == request_id)).first()
+        return None if found is None else (found[0], found[1], found[2])
+
     def spend_since(self, since_ms: int) -> list[Spend]:
         """What hosted providers have billed since, by tenant and key."""
         r = requests.c

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from router.policy import RuleDecider, TierFacts
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.cache.exact import ExactCache
-from serving.deciding import RemoteDecider, decide_or_refuse
+from serving.deciding import RemoteDecider
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
 from serving.ledger.allowance import Allowance
@@ -35,8 +35,12 @@ from serving.ledger.schema import requests
 from serving.ledger.store import Store
 from serving.ledger.writer import Writer
 from serving.pipeline import Pipeline
+from serving.routing import RouterProcess
+from serving.semantic import Semantics
+from serving.side import SideRoutes
 from serving.status import Status
-from serving.telemetry import GatewayMetrics
+from serving.stored import StoredAnswers
+from serving.telemetry import GatewayMetrics, RouterMetrics
 from serving.tiers import ServingTier, Tiers
 from serving.wire.request import Limits
 
@@ -55,6 +59,9 @@ class Setup:
     max_in_flight: int = 64
     deadline_s: float = 30.0
     router_fails: bool = False
+    recall: Callable[[RouterProcess, Path], Awaitable[None]] | None = None  # gives the router a semantic cache
+    compare: Any = "none"
+    judge: str | None = None
 
 
 @dataclass
@@ -70,6 +77,8 @@ class Running:
     table: KeyTable
     accounts: Accounts
     door: CancelOnDisconnect
+    router: RouterProcess
+    semantics: Semantics | None
 
     async def ask(self, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any) -> tuple[Any, Any]:
         """(status and headers, parsed body) of one unary chat request."""
@@ -124,29 +133,43 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
         for t in tiers.ordered
     ]
     rules = RuleDecider(facts)
-
-    async def ask(given: Any, deadline_s: float) -> Any:
-        if setup.router_fails:
-            raise ConnectionError("no router")
-        return await decide_or_refuse(rules, given, deadline_s)
-
-    decide = RemoteDecider(ask, facts, "small", 1.0, metrics.router_fell_back)
+    router = await _router(setup, rules)
+    ask = _no_router if setup.router_fails else router.decide
+    decide = RemoteDecider(ask, facts, "small", 5.0, metrics.router_fell_back)
     accounts = Accounts(journal, allowance, metrics, tiers)
+    semantics = Semantics(router, "", {}, setup.compare, setup.judge) if setup.recall is not None else None
+    admission = Admission(table, setup.required, allowance)
+    stored = StoredAnswers(cache, router if semantics is not None else None, store, admission)
     app = Gateway(
         _settings(setup),
-        Pipeline(tiers, decide, flights, cache, accounts),
-        Admission(table, setup.required, allowance),
+        Pipeline(tiers, decide, flights, cache, accounts, semantics),
+        admission,
         Status(tiers, lambda: rules.version, None, time.time()),
         lambda: rules.version,
+        SideRoutes(admission, accounts, router, stored, "minilm" if semantics is not None else ""),
     )
     door = CancelOnDisconnect(app)
     async with _serving(door) as url, aiohttp.ClientSession() as http:
-        yield Running(url, http, store, writer, cache, flights, table, accounts, door)
+        yield Running(url, http, store, writer, cache, flights, table, accounts, door, router, semantics)
     await flights.drain(1.0)
+    if semantics is not None:
+        await semantics.drain(5.0)
+    await router.close()
     await cache.close()
     journal.stop()
     writer.close()
     store.close()
+
+
+async def _router(setup: Setup, rules: RuleDecider) -> RouterProcess:
+    router = RouterProcess(rules, RouterMetrics())
+    if setup.recall is not None:
+        await setup.recall(router, setup.folder)
+    return router
+
+
+async def _no_router(_facts: Any, _deadline_s: float) -> Any:
+    raise ConnectionError("no router")
 
 
 def _settings(setup: Setup) -> GatewaySettings:

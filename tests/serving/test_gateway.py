@@ -86,8 +86,7 @@ async def test_the_second_identical_request_costs_nothing(setup: Setup) -> None:
     assert [row["status"] for row in rows] == ["answered", "cached", "cached"]
     assert [row["cost_nusd"] > 0 for row in rows] == [True, False, False]
     assert [row["saved_nusd"] for row in rows] == [0, rows[0]["cost_nusd"], rows[0]["cost_nusd"]]
-    assert rows[0]["cache_entry"] == ""
-    assert rows[1]["cache_entry"] == rows[2]["cache_entry"] == response.headers["x-farthing-cache-entry"]
+    assert {row["cache_entry"] for row in rows} == {response.headers["x-farthing-cache-entry"]}
     assert 0 <= int(response.headers["x-farthing-cache-age-s"]) < 60
 
 

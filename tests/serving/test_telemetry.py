@@ -36,8 +36,11 @@ def names_in_code() -> set[str]:
     engine = source[source.index("class EngineMetrics") :]
     inner = re.findall(r'\b(?:counter|gauge)\(\s*"([a-z_]+)"', engine)
     node = source[source.index("class NodeMetrics") : source.index("class EngineMetrics")]
-    whole = re.findall(r'"farthing_([a-z_]+)"', node) + re.findall(r'\bgauge\(\s*"([a-z_]+)"', node)
-    return {f"farthing_{n}" for n in made + whole} | {f"farthing_engine_{n}" for n in inner}
+    router = source[source.index("class RouterMetrics") : source.index("class GpuReading")]
+    whole = re.findall(r'"farthing_([a-z_]+)"', node + router) + re.findall(r'\bgauge\(\s*"([a-z_]+)"', node)
+    semantic = re.findall(r'\bgauge\("([a-z_]+)"', router)
+    found = {f"farthing_{n}" for n in made + whole} | {f"farthing_engine_{n}" for n in inner}
+    return found | {f"farthing_semantic_{n}" for n in semantic}
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:

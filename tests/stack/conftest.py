@@ -126,6 +126,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, frontier: int) -> Iterator
         "tiers": [{"name": "small", "backends": [engine]}, {"name": "frontier", "backends": [hosted]}],
         "gateway": {"replicas": 2},
         "breaker": {"open_s": 1},
+        "cache": {"semantic": {"mode": "serve", "explore_rate": 0}},
+        "routing": {"deadline_ms": 2000},  # the embedder shares two cores with vLLM, which takes both
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -103,6 +104,32 @@ def test_repeats_cost_nothing_and_hard_ones_go_to_the_frontier(service: Service)
     hard = service.chat(HARD)
     assert (hard.headers["x-farthing-route"], hard.headers["x-farthing-model"]) == ("frontier", "gpt-6.1-sol")
     assert hard.json()["usage"]["cost"] == pytest.approx((20 * 2 + 5 * 10) / 1e6)
+
+
+def test_a_repeat_in_other_words_costs_nothing_and_a_near_miss_is_asked(service: Service) -> None:
+    first = service.chat("How do I reset my password?", model="frontier")
+    time.sleep(2)  # the answer is handed to the router after the caller has it
+    hit = service.chat("How can I reset my password?", model="frontier")
+    assert hit.headers["x-farthing-cache"] == "semantic"
+    assert hit.json()["choices"] == first.json()["choices"]
+    assert hit.json()["usage"]["cost"] == 0
+    assert float(hit.headers["x-farthing-similarity"]) > 0.8
+    for other in ("How do I not reset my password?", "How do I reset her password?"):
+        assert service.chat(other, model="frontier").headers["x-farthing-cache"] == "miss"
+    (row,) = [r for r in service.settled(4) if r["request_id"] == hit.headers["x-request-id"]]
+    assert (row["cache"], row["cost_nusd"], row["saved_nusd"] > 0) == ("semantic", 0, True)
+    command = [sys.executable, "-m", "serving", "cache", "delete", "--all", "--config", str(service.config)]
+    deleted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(deleted.split()[0]) >= 4
+    assert service.chat("How can I reset my password, please?", model="frontier").headers["x-farthing-cache"] == "miss"
+
+
+def test_embeddings_through_the_sdk(client: OpenAI) -> None:
+    found = client.embeddings.create(model="minilm", input=["a farthing", "a penny", "the weather"])
+    assert len(found.data) == 3 and found.usage.prompt_tokens > 5
+    farthing, penny, weather = (item.embedding for item in found.data)
+    near, far = (sum(a * b for a, b in zip(farthing, other, strict=True)) for other in (penny, weather))
+    assert near > far
 
 
 def _cached(response: httpx2.Response) -> httpx2.Response | None:

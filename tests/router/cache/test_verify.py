@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from router.cache.answers import Comparison, same_answer, verdict
+from router.cache.answers import Comparison, agree, question_for_judge, verdict
 from router.cache.entailment import accepts
 from router.cache.learner import EntryHistory, Label, fresh, learn
 from router.cache.prior import Prior
@@ -107,23 +107,17 @@ def test_a_judge_is_read_strictly(reply: str, expected: bool | None) -> None:
 
 
 def test_answers_are_compared_as_asked() -> None:
-    assert same_answer("q", "Paris", "Paris", Comparison.EXACT) is True
-    assert same_answer("q", "Paris", "**paris**.", Comparison.EXACT) is False
-    assert same_answer("q", "Paris", "**paris**.", Comparison.NORMALISED) is True
-    assert same_answer("q", "Paris", "Lyon", Comparison.NORMALISED) is False
-    assert same_answer("q", "Paris", "It is Paris", Comparison.JUDGE, lambda prompt: "YES") is True
-    assert same_answer("q", "Paris", "It is Paris", Comparison.JUDGE, lambda prompt: "perhaps") is None
+    assert agree("Paris", "Paris", Comparison.EXACT) is True
+    assert agree("Paris", "**paris**.", Comparison.EXACT) is False
+    assert agree("Paris", "**paris**.", Comparison.NORMALISED) is True
+    assert agree("Paris", "Lyon", Comparison.NORMALISED) is False
+    assert agree("Paris", "paris", Comparison.JUDGE) is True  # no need to ask
+    assert agree("Paris", "It is Paris", Comparison.JUDGE) is None
 
 
 def test_the_judge_sees_the_question_and_both_answers() -> None:
-    seen: list[str] = []
-    same_answer("capital?", "Paris", "Lyon", Comparison.JUDGE, lambda prompt: seen.append(prompt) or "NO")  # type: ignore[func-returns-value]
-    assert all(part in seen[0] for part in ("capital?", "Paris", "Lyon"))
-
-
-def test_comparing_by_judge_without_one_is_an_error() -> None:
-    with pytest.raises(ValueError, match="judge"):
-        same_answer("q", "a", "b", Comparison.JUDGE)
+    asked = question_for_judge("capital?", "Paris", "Lyon")
+    assert all(part in asked for part in ("capital?", "Paris", "Lyon"))
 
 
 class Verifier:
