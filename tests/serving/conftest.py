@@ -128,16 +128,18 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
     allowance = Allowance(journal.owner, lease, setup.budgets)
     table = KeyTable(loader(store))
     await table.refresh()
-    facts = [
-        TierFacts(t.name, t.capabilities.context_tokens, t.capabilities.images, t.capabilities.tools, t.local)
-        for t in tiers.ordered
-    ]
+    facts = _facts(tiers)
     rules = RuleDecider(facts)
     router = await _router(setup, rules)
-    ask = _no_router if setup.router_fails else router.decide
+    semantics = Semantics(router, "", {}, setup.compare, setup.judge) if setup.recall is not None else None
+
+    async def ask(given: Any, deadline_s: float) -> Any:
+        if setup.router_fails:
+            raise ConnectionError("no router")
+        return await router.decide(given, deadline_s)
+
     decide = RemoteDecider(ask, facts, "small", 5.0, metrics.router_fell_back)
     accounts = Accounts(journal, allowance, metrics, tiers)
-    semantics = Semantics(router, "", {}, setup.compare, setup.judge) if setup.recall is not None else None
     admission = Admission(table, setup.required, allowance)
     stored = StoredAnswers(cache, router if semantics is not None else None, store, admission)
     app = Gateway(
@@ -148,8 +150,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
         lambda: rules.version,
         SideRoutes(admission, accounts, router, stored, "minilm" if semantics is not None else ""),
     )
-    door = CancelOnDisconnect(app)
-    async with _serving(door) as url, aiohttp.ClientSession() as http:
+    async with _serving(door := CancelOnDisconnect(app)) as url, aiohttp.ClientSession() as http:
         yield Running(url, http, store, writer, cache, flights, table, accounts, door, router, semantics)
     await flights.drain(1.0)
     if semantics is not None:
@@ -161,15 +162,18 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
     store.close()
 
 
+def _facts(tiers: Tiers) -> list[TierFacts]:
+    return [
+        TierFacts(t.name, t.capabilities.context_tokens, t.capabilities.images, t.capabilities.tools, t.local)
+        for t in tiers.ordered
+    ]
+
+
 async def _router(setup: Setup, rules: RuleDecider) -> RouterProcess:
     router = RouterProcess(rules, RouterMetrics())
     if setup.recall is not None:
         await setup.recall(router, setup.folder)
     return router
-
-
-async def _no_router(_facts: Any, _deadline_s: float) -> Any:
-    raise ConnectionError("no router")
 
 
 def _settings(setup: Setup) -> GatewaySettings:

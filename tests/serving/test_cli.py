@@ -83,10 +83,10 @@ def test_costs_and_export_are_of_the_rows(config: Path, capsys: pytest.CaptureFi
 
 def test_cache_and_forget_delete_what_they_say(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(config, "a", "b", "c")
-    assert run(capsys, config, "cache", "show")[1].startswith("3 answers")
+    assert run(capsys, config, "cache", "show")[1].startswith("exact: 3 answers")
     assert run(capsys, config, "cache", "delete", "--tenant", "a")[1] == "1 answers deleted\n"
     assert "1 rows and 1 cached answers" in run(capsys, config, "forget", "b")[1]
-    assert run(capsys, config, "cache", "show")[1].startswith("1 answers")
+    assert run(capsys, config, "cache", "show")[1].startswith("exact: 1 answers")
     assert run(capsys, config, "cache", "delete", "--all")[1] == "1 answers deleted\n"
     store = Store.open(f"sqlite:///{config.parent / 'state' / 'ledger.db'}")
     assert keys.all_keys(store) == []
@@ -110,7 +110,7 @@ def test_the_ledger_can_be_cared_for_from_the_command_line(config: Path, capsys:
         ("keys", ["add", "--tenant", "a", "--expires", "2001-01-01"], "in the past"),
         ("keys", ["add", "--tenant", "a", "--deadline-ms", "-5"], "deadline_ms"),
         ("keys", ["revoke", "nobody"], "no valid key"),
-        ("cache", ["delete"], "--tenant NAME or --all"),
+        ("cache", ["delete"], "--namespace NAME or --all"),
         ("ledger", ["retain", "0"], "at least 1"),
         ("export", ["--output", "/nowhere/x.jsonl"], "cannot write"),
         ("run", ["--port", "99999999"], "port"),

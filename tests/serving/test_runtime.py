@@ -81,7 +81,13 @@ def test_each_start_has_a_token_of_its_own_and_nothing_of_the_last_one(runtime: 
     (runtime.run / "lock").touch()
     fresh_run_folder(runtime)
     assert read_secret(runtime.engine_token_file) != token
-    assert sorted(p.name for p in runtime.run.iterdir()) == ["engine.token", "lock", "metrics", "secrets"]
+    assert sorted(p.name for p in runtime.run.iterdir()) == [
+        "engine.token",
+        "lock",
+        "metrics",
+        "operator.token",
+        "secrets",
+    ]
 
 
 def test_a_missing_key_is_an_absence_for_an_optional_tier_and_an_error_for_another(
