@@ -75,7 +75,7 @@ def _mount(parser: argparse.ArgumentParser, module_name: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from serving.app import check_prices
+    from serving.backends import check_prices
     from serving.run import run, say
 
     config = load(arguments.config)

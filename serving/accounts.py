@@ -42,7 +42,7 @@ class Spending:
         row.cost_input_nusd, row.cost_cached_input_nusd = cost.input_nusd, cost.cached_input_nusd
         row.cost_cache_write_nusd, row.cost_output_nusd = cost.cache_write_nusd, cost.output_nusd
         row.cost_nusd = cost.total_nusd + row.cost_wasted_nusd
-        row.billed_nusd = 0 if self.tier.local else row.cost_nusd
+        row.billed_nusd = 0 if self.tier.owned else row.cost_nusd
         row.all_frontier_nusd, row.all_cheapest_nusd = self.tiers.counterfactuals(usage, now)
         return row.cost_nusd
 
@@ -96,8 +96,8 @@ class Accounts:
         )
 
     async def reserve(self, key: ApiKey, tier: ServingTier, asked: Asked) -> Reservation:
-        """Set frontier money aside; a local tier bills nobody. Raises BudgetExceeded."""
-        if tier.local:
+        """Set frontier money aside; a tier of our own bills nobody. Raises BudgetExceeded."""
+        if tier.owned:
             return Reservation(None)
         choices = max(asked.body.get("n") or 1, asked.body.get("best_of") or 1)
         output_tokens = choices * (asked.max_output_tokens or DEFAULT_OUTPUT_TOKENS)

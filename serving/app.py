@@ -9,29 +9,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import aiohttp
 
-from models.backend import Backend
-from models.breaker import BreakerPolicy
-from models.pool import Pool
-from models.prices import Price, PriceBook
-from models.retry import RetryPolicy
-from models.types import Capabilities
-from models.upstream.anthropic import AnthropicBackend
-from models.upstream.engine import EngineBackend as LocalBackend
-from models.upstream.openai import OpenAIBackend, make_session
+from models.upstream.openai import make_session
 from router.artifacts import current_version
 from router.decision import Decider
-from router.policy import RuleDecider, TierFacts
+from router.policy import RuleDecider
 from serving.accounts import Accounts
 from serving.admission import Admission
+from serving.backends import build_tiers, tier_facts
 from serving.cache.exact import CacheLimits, ExactCache
-from serving.config import Config, EngineBackend, HttpBackend, Tier, TokenPrice
+from serving.config import Config, EngineBackend, MembersBackend
 from serving.deciding import RemoteDecider
-from serving.engine_plan import LocalFacts, local_facts
+from serving.engine_plan import local_facts, member_facts
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
 from serving.ledger.allowance import Allowance, LedgerUnreachable
@@ -46,7 +37,7 @@ from serving.side import SideRoutes
 from serving.status import Status
 from serving.stored import StoredAnswers
 from serving.telemetry import GatewayMetrics
-from serving.tiers import ServingTier, Tiers
+from serving.tiers import Tiers
 from serving.wire.request import Limits
 
 MIB = 1 << 20
@@ -57,16 +48,6 @@ LEARNING_DRAIN_S = 2.0
 
 log = logging.getLogger(__name__)
 LeaseCall = Callable[[LeaseRequest], Awaitable[Lease]]
-
-
-def tier_facts(config: Config) -> list[TierFacts]:
-    """What the policy may know of each tier, weakest first."""
-    local = local_facts(config)
-    found = []
-    for tier in config.tiers:
-        takes = _capabilities(tier, local)
-        found.append(TierFacts(tier.name, takes.context_tokens, takes.images, takes.tools, tier.local))
-    return found
 
 
 def build_decider(config: Config) -> Decider:
@@ -134,7 +115,8 @@ async def build_gateway(
     """One gateway replica. `router` and `lease` (the ledger) reach other processes; both may fail."""
     metrics = GatewayMetrics()
     session = make_session()
-    tiers = build_tiers(config, runtime, session, metrics)
+    built = build_tiers(config, runtime, session, metrics)
+    tiers = built.tiers
     store = await asyncio.to_thread(Store.open, config.ledger_url)
     table = KeyTable(loader(store))
     await table.refresh()
@@ -164,6 +146,7 @@ async def build_gateway(
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
         asyncio.create_task(allowance.keep(), name="allowance"),
+        *(asyncio.create_task(members.keep(), name="members") for members in built.members),
     ]
     return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks, semantics)
 
@@ -198,6 +181,8 @@ def answering(config: Config) -> str:
         for backend in tier.backends:
             if isinstance(backend, EngineBackend):
                 told.append([tier.name, local and local.profile_sha256, str(backend.weights), backend.args])
+            elif isinstance(backend, MembersBackend):
+                told.append([tier.name, member_facts(tier, backend).profile_sha256])
             else:
                 told.append([tier.name, backend.wire, backend.url, backend.model, backend.headers])
     return hashlib.sha256(json.dumps([told, config.aliases], sort_keys=True).encode()).hexdigest()[:16]
@@ -216,126 +201,3 @@ def _leases(call: LeaseCall) -> LeaseCall:
             raise LedgerUnreachable(f"the ledger process did not answer: {type(exc).__name__}") from exc
 
     return lease
-
-
-def build_tiers(config: Config, runtime: Runtime, session: aiohttp.ClientSession, metrics: GatewayMetrics) -> Tiers:
-    """Raises UnknownPrice for a hosted model nobody has a price for."""
-    book = PriceBook(config.prices)
-    local = local_facts(config)
-    retry = RetryPolicy(**config.retry.model_dump())
-    breaker = BreakerPolicy(**config.breaker.model_dump())
-    found = []
-    for strength, tier in enumerate(config.tiers):
-        backends, prices, models = [], {}, []
-        for index, backend in enumerate(tier.backends):
-            name = f"{tier.name}/{index}"
-            prices[name] = local.price if isinstance(backend, EngineBackend) and local else _price(book, tier, backend)
-            models.append(
-                local.model if isinstance(backend, EngineBackend) and local else getattr(backend, "model", "")
-            )
-            made = _backend(name, tier, backend, runtime, session, local)
-            if made is not None:
-                backends.append(made)
-        pool = Pool(tier.name, backends, retry, breaker, metrics) if backends else None
-        found.append(
-            ServingTier(
-                name=tier.name,
-                strength=strength,
-                pool=pool,
-                prices=prices,
-                models=tuple(dict.fromkeys(models)),
-                capabilities=_capabilities(tier, local),
-                local=tier.local,
-                why_absent="" if pool else "no_key",
-            )
-        )
-    return Tiers(found, config.aliases)
-
-
-def check_prices(config: Config) -> None:
-    """Before anything is started: every tier must have a price. Raises UnknownPrice."""
-    book = PriceBook(config.prices)
-    for tier in config.tiers:
-        for backend in tier.backends:
-            if isinstance(backend, HttpBackend):
-                _price(book, tier, backend)
-    local_facts(config)
-
-
-def _price(book: PriceBook, tier: Tier, backend: Any) -> Price:
-    if isinstance(tier.price, TokenPrice):
-        return tier.price
-    return book.price_of(tier.price_ref or backend.model, tier.price_provider)
-
-
-def _model(backend: Any) -> str:
-    return str(backend.model)
-
-
-def _capabilities(tier: Tier, local: LocalFacts | None) -> Capabilities:
-    """What at least one backend of the tier takes."""
-    each = []
-    for backend in tier.backends:
-        if isinstance(backend, EngineBackend):
-            assert local is not None
-            each.append(local.capabilities)
-        else:
-            each.append(Capabilities(**backend.limits.model_dump()))
-    return Capabilities(
-        context_tokens=max(c.context_tokens for c in each),
-        images=any(c.images for c in each),
-        tools=any(c.tools for c in each),
-        completions=any(c.completions for c in each),
-    )
-
-
-def _backend(
-    name: str,
-    tier: Tier,
-    backend: EngineBackend | HttpBackend,
-    runtime: Runtime,
-    session: aiohttp.ClientSession,
-    local: LocalFacts | None,
-) -> Backend | None:
-    """None when the backend's key is not there."""
-    if isinstance(backend, EngineBackend):
-        assert local is not None
-        return LocalBackend(
-            name,
-            runtime.engine_url(tier.name),
-            local.model,
-            session,
-            _KeyFile(runtime.engine_token_file),
-            local.capabilities,
-            presence=runtime.presence(tier.name),
-        )
-    key = _KeyFile(runtime.secret_file(name)) if backend.wants_key else None
-    if key is not None and not key.path.is_file():
-        return None
-    kind = AnthropicBackend if backend.wire == "anthropic" else OpenAIBackend
-    return kind(
-        name,
-        backend.url,
-        backend.model,
-        session,
-        key,
-        Capabilities(**backend.limits.model_dump()),
-        extra_headers=backend.headers,
-        ca_file=backend.ca_file,
-        health_path=backend.health_path,
-    )
-
-
-@dataclass(slots=True)
-class _KeyFile:
-    """A key read when first used and again when its file changes: a key can be rotated without a restart."""
-
-    path: Path
-    _value: str = ""
-    _mtime_ns: int = -1
-
-    def __call__(self) -> str:
-        mtime_ns = self.path.stat().st_mtime_ns
-        if mtime_ns != self._mtime_ns:
-            self._value, self._mtime_ns = read_secret(self.path), mtime_ns
-        return self._value

@@ -16,8 +16,9 @@ from typing import TypeVar
 from aiohttp import web
 
 from models.errors import StartError
-from serving.config import Config
-from serving.engine_plan import local_facts, local_tier
+from serving import members
+from serving.config import Config, MembersBackend, Tier
+from serving.engine_plan import local_facts, local_tier, member_facts
 from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
 from serving.ledger.store import Store, epoch_ms, midnight_ms
 from serving.ledger.writer import IngestStats, Writer
@@ -45,6 +46,7 @@ class Bookkeeper:
         self._admin: web.AppRunner | None = None
         self._passed_s = time.monotonic()
         self._started_ms = epoch_ms()
+        self._boxes: dict[str, int] = {}  # since when
 
     async def start(self) -> None:
         self._writer, self._store, self._grants = await self._in_thread(self._open)
@@ -121,11 +123,25 @@ class Bookkeeper:
 
     def _note_uptime(self) -> None:
         """The GPU is paid for as long as the service runs, used or not."""
+        now_ms = epoch_ms()
         found, facts = local_tier(self._config), local_facts(self._config)
-        if found is None or facts is None:
-            return
-        per_hour = facts.nusd_per_hour * found[1].replicas
-        self._store.extend_uptime(found[0].name, self._started_ms, epoch_ms(), per_hour)
+        if found is not None and facts is not None:
+            per_hour = facts.nusd_per_hour * found[1].replicas
+            self._store.extend_uptime(found[0].name, self._started_ms, now_ms, per_hour)
+        for tier in self._config.tiers:
+            for backend in tier.backends:
+                if isinstance(backend, MembersBackend):
+                    self._note_boxes(tier, backend, now_ms)
+
+    def _note_boxes(self, tier: Tier, backend: MembersBackend, now_ms: int) -> None:
+        """Each box from when it was first seen here. What the provider bills before and after is in `cluster cost`."""
+        per_hour = member_facts(tier, backend).nusd_per_hour
+        present = {f"{tier.name}/{member.url}" for member in members.read(backend.file)}
+        for name in present:
+            since_ms = self._boxes.setdefault(name, now_ms)
+            self._store.extend_uptime(name, since_ms, now_ms, per_hour)
+        for name in [known for known in self._boxes if known.startswith(f"{tier.name}/") and known not in present]:
+            del self._boxes[name]
 
     async def _serve_metrics(self, port: int) -> None:
         folder: Path = self._runtime.metrics

@@ -80,6 +80,14 @@ class HttpBackend(_Frozen):
         return self.key_env is not None or self.key_file is not None
 
 
+class MembersBackend(_Frozen):
+    """Boxes that join and leave while the service runs, as `python -m cluster` lists them (docs/cluster.md)."""
+
+    kind: Literal["members"]
+    file: Path
+    profile: str  # what runs on them: a name of the catalogue, a Hugging Face id, or a folder
+
+
 class TokenPrice(PriceOverride):
     """A price of our own for a hosted model: dated, so that a reader can tell whether it still holds."""
 
@@ -97,7 +105,9 @@ class LocalPrice(_Frozen):
 
 class Tier(_Frozen):
     name: TierName
-    backends: Annotated[list[Annotated[EngineBackend | HttpBackend, Field(discriminator="kind")]], Field(min_length=1)]
+    backends: Annotated[
+        list[Annotated[EngineBackend | HttpBackend | MembersBackend, Field(discriminator="kind")]], Field(min_length=1)
+    ]
     price: TokenPrice | LocalPrice | None = None
     price_ref: str | None = None  # the model's name in genai-prices where it differs from the backend's
     price_provider: str | None = None  # the provider's id there, where the name alone is ambiguous
@@ -105,7 +115,13 @@ class Tier(_Frozen):
 
     @property
     def local(self) -> bool:
+        """On this machine: what may not leave it can go here."""
         return any(b.kind == "engine" for b in self.backends)
+
+    @property
+    def owned(self) -> bool:
+        """Paid by the hour, not by the token."""
+        return any(b.kind != "http" for b in self.backends)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -113,8 +129,8 @@ class Tier(_Frozen):
             raise ValueError(
                 "a tier's backends must all be of one kind: put engine and http backends in tiers of their own"
             )
-        if isinstance(self.price, TokenPrice if self.local else LocalPrice):
-            stated = "usd_per_hour" if self.local else "input_usd_per_mtok and output_usd_per_mtok"
+        if isinstance(self.price, TokenPrice if self.owned else LocalPrice):
+            stated = "usd_per_hour" if self.owned else "input_usd_per_mtok and output_usd_per_mtok"
             raise ValueError(f"price: a tier of {self.backends[0].kind} backends is priced by {stated}")
         if self.name in RESERVED_NAMES:
             raise ValueError(f"'{self.name}' is reserved; name the tier otherwise")
@@ -321,7 +337,7 @@ def load(path: Path) -> Config:
 
 
 def _complaint(error: Any) -> str:
-    where = ".".join(str(p) for p in error["loc"] if p not in ("engine", "http", "TokenPrice", "LocalPrice"))
+    where = ".".join(str(p) for p in error["loc"] if p not in ("engine", "http", "members", "TokenPrice", "LocalPrice"))
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key"
     return (

@@ -17,7 +17,7 @@ from models.local.profiles import Profile, catalogue, flags, from_folder, resolv
 from models.local.weights import prepare
 from models.prices import RateCard
 from models.types import Capabilities
-from serving.config import Config, EngineBackend, LocalPrice, Tier
+from serving.config import Config, EngineBackend, LocalPrice, MembersBackend, Tier
 from serving.runtime import Runtime
 
 GIB = 1 << 30
@@ -95,7 +95,7 @@ def _extra(backend: EngineBackend) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class LocalFacts:
-    """What is known of the local tier without preparing anything. `profile_sha256` is of what decides its answers."""
+    """What is known of a tier whose model we run. `profile_sha256` is of what decides its answers."""
 
     model: str
     capabilities: Capabilities
@@ -113,7 +113,15 @@ def local_facts(config: Config) -> LocalFacts | None:
     if found is None:
         return None
     tier, backend = found
-    profile = chosen_profile(backend, detect_gpu())
+    return _facts(tier, chosen_profile(backend, detect_gpu()))
+
+
+def member_facts(tier: Tier, backend: MembersBackend) -> LocalFacts:
+    """The same of a tier whose model runs on rented boxes; `usd_per_hour` is one box's."""
+    return _facts(tier, resolve(backend.profile))
+
+
+def _facts(tier: Tier, profile: Profile) -> LocalFacts:
     runs = profile.model_dump_json(include={"name", "weights", "revision", "engine"})
     digest = hashlib.sha256(runs.encode()).hexdigest()
     return LocalFacts(profile.name, profile.capabilities(), local_price(tier, profile), digest)

@@ -107,6 +107,21 @@ def read_secret(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+@dataclass(slots=True)
+class KeyFile:
+    """A key read when first used and again when its file changes: a key can be rotated without a restart."""
+
+    path: Path
+    _value: str = ""
+    _mtime_ns: int = -1
+
+    def __call__(self) -> str:
+        mtime_ns = self.path.stat().st_mtime_ns
+        if mtime_ns != self._mtime_ns:
+            self._value, self._mtime_ns = read_secret(self.path), mtime_ns
+        return self._value
+
+
 def collect_key(backend: HttpBackend, environ: dict[str, str]) -> str | None:
     """The key a backend is configured to use; None when its place is empty. Raises ConfigError on an open file."""
     if backend.key_file is not None:

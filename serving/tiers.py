@@ -21,7 +21,8 @@ AUTO = "auto"
 class ServingTier:
     """One tier. `pool` is None when the tier is configured but absent; `why_absent` says why (`no_key`).
 
-    `strength` counts upwards from the weakest tier; `prices` is by backend name.
+    `strength` counts upwards from the weakest tier; `prices` is by backend name. `local`: on this machine. `owned`:
+    paid by the hour, so that no provider bills its tokens.
     """
 
     name: str
@@ -32,10 +33,11 @@ class ServingTier:
     capabilities: Capabilities
     local: bool = False
     why_absent: str = ""
+    owned: bool = False
 
     def price_of(self, backend: str) -> Price:
-        """The first backend's price when none has answered yet."""
-        return self.prices[backend or next(iter(self.prices))]
+        """The first backend's price when none has answered yet, or when it is a box that has joined since."""
+        return self.prices.get(backend) or next(iter(self.prices.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Tiers:
 
         None where no hosted tier is configured. A tier without its key counts: its price is known all the same.
         """
-        hosted = [t for t in self.ordered if not t.local and t.prices]
+        hosted = [t for t in self.ordered if not t.owned and t.prices]
         if not hosted:
             return None, None
         costs = [min(p.cost(usage, at).total_nusd for p in t.prices.values()) for t in hosted]

@@ -203,7 +203,7 @@ def _tiers(setup: Setup, metrics: GatewayMetrics) -> Tiers:
         return Pool("test", backends, RetryPolicy(attempts=2, base_s=0.01), None, metrics)
 
     narrow = Capabilities(context_tokens=2048, images=False, tools=False, completions=True)
-    small = ServingTier("small", 0, pool([setup.small]), {"small/0": price(1, 2)}, ("tiny",), narrow, local=True)
+    small = ServingTier("small", 0, pool([setup.small]), {"small/0": price(1, 2)}, ("tiny",), narrow, True, owned=True)
     hosted = None if setup.frontier is None else pool([setup.frontier])
     absent = "" if hosted else "no_key"
     frontier = ServingTier(

@@ -101,7 +101,7 @@ def price(input_usd: float, output_usd: float) -> PriceOverride:
 
 
 def serving_tier(name: str, models: tuple[str, ...], local: bool = False, usd: float = 1.0) -> ServingTier:
-    return ServingTier(name, 0, None, {f"{name}/0": price(usd, usd)}, models, Capabilities(), local)
+    return ServingTier(name, 0, None, {f"{name}/0": price(usd, usd)}, models, Capabilities(), local, owned=local)
 
 
 def test_names_lead_to_tiers_models_and_aliases_and_others_are_told_what_there_is() -> None:
