@@ -1,71 +1,39 @@
-"""python -m router tune-cache --pairs FILE [--pairs FILE] --out DIR [--max-wrong-hit-rate 0.02]
-
-From labelled pairs to the threshold artifact of the semantic cache: prints the trade-off between hits and wrong hits,
-draws it to curve.png in the artifact, and makes the artifact current, which a running service takes up without a
-restart.
-"""
+"""The command line of the router: `python -m router train | calibrate | profile | explain | tune-cache`."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from pathlib import Path
 
-from models.errors import ConfigError, StartError
-from router.cache import pairs, plot, tune
-from router.cache.tune import Tuning
-from router.cache.verify import Rules
-from router.embedding.minilm import load_default
+from models.errors import FarthingError
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m router", description="Router tools that need no running service.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    tuning = commands.add_parser("tune-cache", help="thresholds of the semantic cache from labelled pairs")
-    tuning.add_argument("--pairs", type=Path, action="append", required=True, help="JSON lines {a, b, same}, or .gz")
-    tuning.add_argument("--out", type=Path, required=True, help="the artifact folder the service watches")
-    target = Rules().max_wrong_hit_rate
-    tuning.add_argument("--max-wrong-hit-rate", type=float, default=target, help="wrong answers per hit, e.g. 0.02")
-    return parser
+COMMANDS = {
+    "train": "fit a router to outcomes, and show it beside the baselines",
+    "calibrate": "choose the threshold for a share, a quality or a price, on your own sample",
+    "profile": "what the traffic is about, what it costs, and what of it looks routine",
+    "explain": "why one prompt goes where it goes",
+    "tune-cache": "thresholds of the semantic cache from labelled pairs",
+}
 
 
-def tune_cache(files: list[Path], out: Path, max_wrong_hit_rate: float) -> int:
-    """0 where the target is met with its bound, 3 where the artifact was written but the pairs cannot show that."""
-    known = pairs.load(files)
-    encoder = load_default()
-    tuning = tune.tune(known, encoder, Rules(max_wrong_hit_rate=max_wrong_hit_rate))
-    print("\n".join([*tune.table(tuning.cosine, "cosine"), "", *tune.table(tuning.curve, "P(right)"), ""]))
-    folder = tune.write(out, tuning, encoder.identity.sha256)
-    print(_conclusion(tuning))
-    print(f"artifact: {folder}")
+def main(argv: list[str] | None = None) -> int:
+    """Errors that are the user's to mend are one line on stderr and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m router", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f"router.{name.replace('-', '_')}")
+        command = commands.add_parser(name, help=text, description=text)
+        module.add_arguments(command)
+        command.set_defaults(command=module.run)
+    arguments = parser.parse_args(argv)
     try:
-        plot.draw(tuning, folder / "curve.png")
-    except ImportError:
-        print("no curve.png: matplotlib is not installed (pip install matplotlib)")
-    return 0 if tuning.verified else 3
-
-
-def _conclusion(tuning: Tuning) -> str:
-    tally, target = tuning.chosen.tally, tuning.rules.max_wrong_hit_rate
-    found = (
-        f"P(right) >= {tuning.chosen.threshold:.5f}: {tally.hits} hits, {tally.wrong} wrong, at most "
-        f"{tally.wrong_hit_bound:.2%} wrong per hit (95 % confidence)"
-    )
-    if tuning.verified:
-        return f"{found}; the target of {target:.2%} is met."
-    return (
-        f"{found}; that does not show the target of {target:.2%}: about {round(3 / target)} right hits, none wrong, "
-        "would. Until explored pairs of its own have shown it, the service will answer nothing from this artifact."
-    )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    try:
-        return tune_cache(options.pairs, options.out, options.max_wrong_hit_rate)
-    except (ConfigError, StartError, ValueError) as exc:
-        print(f"tune-cache: {exc}", file=sys.stderr)
+        return int(arguments.command(arguments))
+    except FarthingError as exc:
+        print(f"farthing: {exc.message}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

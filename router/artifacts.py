@@ -70,6 +70,11 @@ def current_version(root: Path) -> str:
 def load(root: Path, *, encoder_sha256: str = "") -> tuple[Manifest, Path]:
     """The current artifact, its files checked. Raises ConfigError on damage or another encoder."""
     folder = root / current_version(root)
+    return read(folder, encoder_sha256=encoder_sha256), folder
+
+
+def read(folder: Path, *, encoder_sha256: str = "") -> Manifest:
+    """The manifest of one artifact, whatever the pointer says; its files are checked. Raises ConfigError as `load`."""
     try:
         manifest = Manifest(**json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as exc:
@@ -80,4 +85,4 @@ def load(root: Path, *, encoder_sha256: str = "") -> tuple[Manifest, Path]:
             raise ConfigError(f"{path}: missing or changed since it was written; write the artifact anew")
     if encoder_sha256 and manifest.encoder_sha256 != encoder_sha256:
         raise ConfigError(f"{folder}: made with another encoder; its thresholds do not hold for this one")
-    return manifest, folder
+    return manifest

@@ -89,6 +89,8 @@ class Decision:
 
     `serve` is a verified answer, to be given instead of asking any tier. `compare` is one that is near but not proven:
     the request is answered afresh, and whether the two agree is a label. `remember`: the fresh answer is wanted back.
+    `shadow` is the tier that a learned router would have wanted where it was asked but not followed; `score` and
+    `artifact` are then its own.
     """
 
     tiers: tuple[str, ...]
@@ -98,6 +100,7 @@ class Decision:
     serve: Recalled | None = None
     compare: Recalled | None = None
     remember: bool = False
+    shadow: str = ""
 
 
 class Decider(Protocol):

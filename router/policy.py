@@ -58,6 +58,13 @@ def nobody_can(obstacles: Sequence[str | None]) -> BadRequest | ContextExceeded 
     return BadRequest("farthing.local_only is set, but no local tier is configured", param="farthing.local_only")
 
 
+def able_from(wanted: int, tiers: Sequence[TierFacts], obstacles: Sequence[str | None]) -> tuple[tuple[str, ...], str]:
+    """Names of the tiers without an obstacle, the wanted one first, and the reason. One at least has none."""
+    able = [i for i in order_from(wanted, len(tiers)) if obstacles[i] is None]
+    reason = "hard" if wanted else "easy"
+    return tuple(tiers[i].name for i in able), reason if able[0] == wanted else obstacles[wanted] or reason
+
+
 class RuleDecider:
     """`Decider` by prompt shape.
 
@@ -86,8 +93,5 @@ class RuleDecider:
             raise nobody_can(obstacles)
         score = shape(facts).score
         wanted = max((i for i, least in self._steps if score >= least), default=0)
-        reason = "hard" if wanted else "easy"
-        able = [i for i in order_from(wanted, len(self._tiers)) if obstacles[i] is None]
-        if able[0] != wanted:
-            reason = obstacles[wanted] or reason
-        return Decision(tiers=tuple(self._tiers[i].name for i in able), reason=reason, score=round(score, 4))
+        names, reason = able_from(wanted, self._tiers, obstacles)
+        return Decision(tiers=names, reason=reason, score=round(score, 4))

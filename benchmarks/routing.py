@@ -1,0 +1,188 @@
+"""How much of the gap between two models each way of routing recovers, on real outcomes.
+
+    python -m benchmarks.routing --outcomes FILE... [--pair WEAK,STRONG] [--artifact DIR] [--cache DIR] [--png FILE]
+
+Every learned ranking is cross-validated, twice: over prompts of groups seen in training, and over groups never seen.
+An artifact is measured as it is, on all rows. Figures per task and pooled, each beside the baselines on the same rows,
+with paired bootstrap intervals clustered by group, or by prompt where there are fewer than ten groups. Rankings are
+made within each test fold, and the folds' curves averaged. The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from models.errors import FarthingError
+from router import baselines, folds, plots, tables
+from router.deployed import Deployed
+from router.embedding.minilm import load_default
+from router.estimators.base import Floats
+from router.evaluation import RESAMPLES, Figures, compare, difference, setting
+from router.folds import Folds
+from router.outcomes import Outcomes, Pair, data_sha256, read
+from router.training import ESTIMATORS, Samples, out_of_fold, sample, scores, stacked
+
+BROKEN_LABELS: Final = ("high_school_mathematics",)
+SHARES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+RANDOM_DRAWS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One set of rows under one split."""
+
+    name: str
+    split: str
+    setting: dict[str, Any]
+    random: tuple[float, float]  # mean and standard deviation of APGR over random rankings
+    figures: dict[str, Figures]
+
+    def to_json(self) -> dict[str, Any]:
+        ours = self.figures.get("router") or self.figures["artifact"]
+        others = {n: f for n, f in self.figures.items() if f is not ours and n != "oracle"}
+        curves = {n: [round(f.curve.at(s), 4) for s in SHARES] for n, f in self.figures.items()}
+        return {
+            "set": self.name,
+            "split": self.split,
+            **self.setting,
+            "random_apgr": [round(x, 4) for x in self.random],
+            "rankings": {name: figures.to_json() for name, figures in self.figures.items()},
+            "router_less": {name: difference(ours, figures).to_json() for name, figures in others.items()},
+            "quality_at_share": {"shares": SHARES, **curves},
+        }
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except FarthingError as exc:
+        print(f"farthing: {exc.message}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--outcomes", type=Path, nargs="+", required=True, metavar="FILE")
+    parser.add_argument("--pair", type=Pair.parse, help="WEAK,STRONG of a multi-model file")
+    parser.add_argument("--artifact", type=Path, help="a trained artifact's folder (or `prior`), measured as it is")
+    parser.add_argument("--only-artifact", action="store_true", help="no cross-validation")
+    parser.add_argument("--cache", type=Path, help="keep embeddings here between runs")
+    parser.add_argument("--png", type=Path, help="draw the curves of the pooled sets")
+    parser.add_argument("--keep-broken", action="store_true", help=f"also use {', '.join(BROKEN_LABELS)}")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    encoder = load_default()
+    found: list[Measured] = []
+    for outcomes in _pools(arguments):
+        samples = sample(outcomes, encoder, arguments.cache, _say)
+        if arguments.artifact is not None:
+            deployed = Deployed.load(arguments.artifact, encoder.identity.sha256)
+            ranked = {"length": baselines.length(samples.outcomes), "artifact": deployed.stack.gain(samples.inputs)}
+            ranked["oracle"] = baselines.oracle(samples.outcomes)
+            found += _show(
+                samples.outcomes, ranked, None, f"as trained: {deployed.manifest.version}", arguments.resamples
+            )
+        if not arguments.only_artifact:
+            found += _cross_validated(samples, arguments.resamples)
+    if arguments.png is not None:
+        _draw(found, arguments.png)
+    header = {
+        "benchmark": "routing",
+        "encoder_sha256": encoder.identity.sha256,
+        "data_sha256": data_sha256(arguments.outcomes),
+    }
+    print(json.dumps(header | {"resamples": arguments.resamples, "results": [m.to_json() for m in found]}))
+    return 0
+
+
+def _pools(arguments: argparse.Namespace) -> Iterator[Outcomes]:
+    """Files of the same pair together; a file of pair rows keeps its own pair whatever `--pair` says."""
+    by_pair: dict[Pair, list[Path]] = {}
+    for path in arguments.outcomes:
+        by_pair.setdefault(read([path], arguments.pair, mixed=True).pair, []).append(path)
+    for pair, paths in by_pair.items():
+        outcomes = read(paths, pair)
+        yield outcomes if arguments.keep_broken else outcomes.without_groups(BROKEN_LABELS)
+
+
+def _cross_validated(samples: Samples, resamples: int) -> list[Measured]:
+    found = []
+    for split, make in (("seen", folds.seen), ("unseen", folds.unseen)):
+        fold = make(samples.outcomes)
+        if len(np.unique(fold)) < 2:
+            _say(f"{split}: one group only, so nothing can be held out")
+            continue
+        predictions = out_of_fold(ESTIMATORS, samples, fold, _say)
+        stack = stacked(predictions, samples.labels, fold)
+        ranked = scores(predictions, stack, samples, fold, seen=split == "seen")
+        found += _show(samples.outcomes, ranked, fold, split, resamples)
+    return found
+
+
+def _show(
+    outcomes: Outcomes, ranked: dict[str, Floats], fold: Folds | None, split: str, resamples: int
+) -> list[Measured]:
+    tasks = sorted(set(outcomes.tasks.tolist()))
+    sets = [(task, outcomes.tasks == task) for task in tasks]
+    sets += [("pooled", np.ones(len(outcomes), bool))] if len(tasks) > 1 else []
+    found = []
+    for name, rows in sets:
+        part, part_fold = outcomes.take(rows), None if fold is None else fold[rows]
+        figures = compare(part, {n: s[rows] for n, s in ranked.items()}, part_fold, count=resamples)
+        measured = Measured(name, split, setting(part), _random(part, part_fold), figures)
+        print(f"\n{tables.setting_line(f'{name}, groups {split}', measured.setting)}")
+        print(tables.rankings_table(figures, "router" if "router" in figures else "artifact"))
+        mean, spread = measured.random
+        print(f"random mix: APGR {mean:.3f} ± {spread:.3f}; best single model: {_best(measured)}")
+        print(tables.curve_table({n: f.curve for n, f in figures.items()}, SHARES), flush=True)
+        found.append(measured)
+    return found
+
+
+def _random(outcomes: Outcomes, fold: Folds | None) -> tuple[float, float]:
+    drawn = [
+        compare(outcomes, {"r": baselines.random(outcomes, i)}, fold, count=0)["r"].apgr for i in range(RANDOM_DRAWS)
+    ]
+    return float(np.mean(drawn)), float(np.std(drawn))
+
+
+def _best(measured: Measured) -> str:
+    weak, strong = measured.setting["always_weak"], measured.setting["always_strong"]
+    share, pair = (1, measured.setting["pair"]["strong"]) if strong > weak else (0, measured.setting["pair"]["weak"])
+    return f"{pair}, quality {max(weak, strong):.4f} at {share:.0%} strong calls"
+
+
+def _draw(found: Sequence[Measured], path: Path) -> None:
+    whole = [
+        m
+        for m in found
+        if m.name == "pooled" or len({o.name for o in found if o.setting["pair"] == m.setting["pair"]}) == 1
+    ]
+    drawn, axes = plots.figure(len(whole))
+    for place, measured in zip(axes, whole, strict=True):
+        shown = {n: f.curve for n, f in measured.figures.items()}
+        plots.draw_curves(
+            place, shown, f"{measured.name}, groups {measured.split}\n{measured.setting['pair']['strong']}"
+        )
+    plots.save_png(drawn, path)
+    _say(f"curves drawn in {path}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

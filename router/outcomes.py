@@ -1,0 +1,226 @@
+"""Outcome rows: which of two models got a prompt right. Reads files, gives arrays; knows no embedding and no router.
+
+Two shapes, one JSON object a line, gzip or plain (the data page of docs/learned-routing.md has every field):
+`weak_correct`/`strong_correct` for one pair, or `models: {name: {correct, ...}}`, of which `--pair WEAK,STRONG` picks
+two. A score between 0 and 1 is as good as a verdict.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import ConfigError
+
+Floats = NDArray[np.float64]
+CHARS_PER_TOKEN = 4  # where a file states no count; the gateway estimates alike
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Names of the two models. Empty ones mean: as the rows name them."""
+
+    weak: str = ""
+    strong: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Pair:
+        weak, comma, strong = (part.strip() for part in text.partition(","))
+        if not (weak and comma and strong):
+            raise ConfigError(f"--pair is WEAK,STRONG, two model names; got '{text}'")
+        return cls(weak, strong)
+
+
+MIXED = Pair("small", "frontier")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Parallel columns of n rows. `weak` and `strong` are correctness in 0..1, token counts are NaN where unknown.
+
+    `groups` is the unit of splitting (a subject, a customer, a workflow), `prompts` numbers equal texts alike. `chars`
+    is the length of what the model was sent, even where its text is withheld (`texts` is empty there).
+    """
+
+    ids: list[str]
+    tasks: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    texts: list[str]
+    prompts: NDArray[np.int64]
+    chars: Floats
+    weak: Floats
+    strong: Floats
+    prompt_tokens: Floats
+    weak_tokens: Floats
+    strong_tokens: Floats
+    pair: Pair
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def gain(self) -> Floats:
+        return self.strong - self.weak
+
+    @property
+    def has_text(self) -> NDArray[np.bool_]:
+        return np.array([bool(text) for text in self.texts], bool)
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Outcomes:
+        index = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return Outcomes(
+            ids=[self.ids[i] for i in index],
+            texts=[self.texts[i] for i in index],
+            pair=self.pair,
+            **{name: getattr(self, name)[index] for name in _COLUMNS},
+        )
+
+    def without_groups(self, names: Sequence[str]) -> Outcomes:
+        return self.take(~np.isin(self.groups, list(names)))
+
+
+_COLUMNS = ("tasks", "groups", "prompts", "chars", "weak", "strong", "prompt_tokens", "weak_tokens", "strong_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    id: str
+    task: str
+    group: str
+    text: str
+    chars: int
+    weak: float
+    strong: float
+    tokens: tuple[float, float, float]  # of the prompt, the weak and the strong answer; NaN: not known
+    names: tuple[str, str]
+
+
+def read(paths: Sequence[Path], pair: Pair | None = None, *, mixed: bool = False) -> Outcomes:
+    """All rows of all files. Raises ConfigError with file and line for what cannot be read.
+
+    pair: which two models of multi-model rows; rows that lack one are left out, a file with none left is an error.
+    mixed: rows of several pairs stand side by side, as "a small model" and "a frontier model" (what a prior learns
+    from); without it that is an error.
+    """
+    rows = [row for path in paths for row in _rows_of(path, pair, mixed)]
+    if not rows:
+        raise ConfigError("no outcome rows: give at least one file with --outcomes")
+    found = {row.names for row in rows}
+    if len(found) > 1 and not mixed:
+        listed = "; ".join(f"{weak},{strong}" for weak, strong in sorted(found))
+        raise ConfigError(f"these files compare different pairs ({listed}): train and measure one pair at a time")
+    if len({row.id for row in rows}) != len(rows):
+        raise ConfigError("some ids occur twice: is the same file given twice?")
+    numbers: dict[str, int] = {}
+    prompts = [numbers.setdefault(row.text or row.id, len(numbers)) for row in rows]
+    columns = {name: np.array([row.tokens[i] for row in rows]) for i, name in enumerate(_TOKENS)}
+    return Outcomes(
+        ids=[row.id for row in rows],
+        tasks=np.array([row.task for row in rows]),
+        groups=np.array([row.group for row in rows]),
+        texts=[row.text for row in rows],
+        prompts=np.array(prompts, np.int64),
+        chars=np.array([row.chars for row in rows], float),
+        weak=np.array([row.weak for row in rows], float),
+        strong=np.array([row.strong for row in rows], float),
+        pair=Pair(*rows[0].names) if len(found) == 1 else MIXED,
+        **columns,
+    )
+
+
+_TOKENS = ("prompt_tokens", "weak_tokens", "strong_tokens")
+
+
+def data_sha256(paths: Sequence[Path]) -> str:
+    """Of the files' bytes, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _rows_of(path: Path, pair: Pair | None, mixed: bool) -> list[_Row]:
+    found = (_row(data, pair, mixed, f"{path}:{number}") for number, data in _objects(path))
+    rows = [row for row in found if row is not None]
+    if not rows:
+        raise ConfigError(f"{path} has no row with both models of the pair; `--pair WEAK,STRONG` names two it holds")
+    return rows
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _object(line, f"{path}:{number}")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: an object is expected, one row a line")
+    return data
+
+
+def _row(data: dict[str, Any], pair: Pair | None, mixed: bool, where: str) -> _Row | None:
+    try:
+        found = _of_models(data, pair) if "models" in data else _of_pair(data, None if mixed else pair)
+        if found is None:
+            return None
+        names, weak, strong, tokens = found
+        text = data.get("question") or data.get("prompt") or ""
+        chars = data.get("prompt_chars") or len(data.get("prompt") or text)
+        group = data.get("group") or data["task"]
+        row = _Row(data["id"], data["task"], group, text, int(chars), float(weak), float(strong), tokens, names)
+    except KeyError as error:
+        raise ConfigError(f"{where}: the row has no {error}; docs/learned-routing.md lists the fields") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if not (0.0 <= row.weak <= 1.0 and 0.0 <= row.strong <= 1.0):
+        raise ConfigError(f"{where}: correctness is between 0 and 1")
+    return row
+
+
+_Found = tuple[tuple[str, str], float, float, tuple[float, float, float]]
+
+
+def _of_pair(data: dict[str, Any], pair: Pair | None) -> _Found | None:
+    names = (str(data["weak_model"]), str(data["strong_model"]))
+    if pair is not None and names != (pair.weak, pair.strong):
+        return None
+    tokens = (_prompt_tokens(data), _count(data.get("weak_tokens")), _count(data.get("strong_tokens")))
+    return names, data["weak_correct"], data["strong_correct"], tokens
+
+
+def _of_models(data: dict[str, Any], pair: Pair | None) -> _Found | None:
+    if pair is None:
+        raise ValueError(f"several models; say which two: --pair WEAK,STRONG, of {', '.join(data['models'])}")
+    weak, strong = data["models"].get(pair.weak), data["models"].get(pair.strong)
+    if weak is None or strong is None:
+        return None
+    tokens = (_prompt_tokens(data), _count(weak.get("completion_tokens")), _count(strong.get("completion_tokens")))
+    return (pair.weak, pair.strong), weak["correct"], strong["correct"], tokens
+
+
+def _prompt_tokens(data: dict[str, Any]) -> float:
+    if (stated := data.get("prompt_tokens")) is not None:
+        return float(stated)
+    return len(data.get("prompt") or data.get("question") or "") / CHARS_PER_TOKEN
+
+
+def _count(value: Any) -> float:
+    return float("nan") if value is None else float(value)

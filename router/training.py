@@ -1,0 +1,114 @@
+"""From outcomes to a fitted stack: cross-validation without leaks, weights from it, then a fit on everything.
+
+Knows no file and prints nothing: `train.py` is the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from router import features
+from router.baselines import length, oracle, task_and_length, task_mean
+from router.embedding.encoder import Encoder
+from router.estimators.base import Estimator, Fitted, Floats, Inputs, Labels
+from router.estimators.clusters import Clusters
+from router.estimators.groups import Groups
+from router.estimators.kernel import Kernel
+from router.estimators.linear import Logistic, Ridge
+from router.estimators.neighbours import Neighbours
+from router.estimators.stack import Stack, stack_weights
+from router.folds import Folds
+from router.outcomes import Outcomes
+from router.vectors import Say, embed
+
+ESTIMATORS: Final[tuple[Estimator, ...]] = (Ridge(), Logistic(), Neighbours(), Clusters(), Groups(), Kernel())
+LEAST_WEIGHT: Final = 0.02  # a member that counts for less is left out of the artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Outcomes with what an estimator sees of them."""
+
+    outcomes: Outcomes
+    inputs: Inputs
+    labels: Labels
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Samples:
+        groups = np.unique(outcomes.groups, return_inverse=True)[1].astype(np.int64)
+        labels = Labels(np.stack([outcomes.weak, outcomes.strong], axis=1), groups)
+        return cls(outcomes, Inputs(vectors, features.of_texts(outcomes.texts)), labels)
+
+
+def sample(outcomes: Outcomes, encoder: Encoder, cache: object, say: Say) -> Samples:
+    """Embeds the texts; rows whose text is withheld are left out, since nothing can be read from them."""
+    kept = outcomes.take(outcomes.has_text)
+    if left_out := len(outcomes) - len(kept):
+        say(f"{left_out:,} rows without a text are left out")
+    return Samples.of(kept, embed(kept.texts, encoder, cache, say))  # type: ignore[arg-type]
+
+
+def out_of_fold(
+    estimators: Sequence[Estimator], samples: Samples, folds: Folds, say: Callable[[str], None]
+) -> dict[str, Floats]:
+    """For each estimator (n, 2): every row predicted by a fit that has seen neither it nor its fold."""
+    found = {estimator.name: np.empty((len(folds), 2)) for estimator in estimators}
+    numbers = np.unique(folds)
+    for done, fold in enumerate(numbers, 1):
+        test = folds == fold
+        for estimator in estimators:
+            fitted = estimator.fit(samples.inputs.take(~test), samples.labels.take(~test))
+            found[estimator.name][test] = fitted.predict(samples.inputs.take(test))
+        say(f"cross-validation: fold {done} of {len(numbers)}")
+    return found
+
+
+def stacked(predictions: Mapping[str, Floats], labels: Labels, folds: Folds) -> Floats:
+    """(n, 2) of the stack, the weights for each fold coming from the other folds' rows alone."""
+    members = list(predictions.values())
+    found = np.zeros_like(members[0])
+    for fold in np.unique(folds):
+        test = folds == fold
+        weights = stack_weights([member[~test] for member in members], labels.correct[~test])
+        found[test] = sum(weight * member[test] for weight, member in zip(weights, members, strict=True))
+    return found
+
+
+def fit_stack(
+    estimators: Sequence[Estimator], samples: Samples, predictions: Mapping[str, Floats], say: Callable[[str], None]
+) -> Stack:
+    """Weights from the out-of-fold predictions, members fitted on all rows."""
+    weights = stack_weights([predictions[e.name] for e in estimators], samples.labels.correct)
+    kept = {e.name: float(w) for e, w in zip(estimators, weights, strict=True) if w >= LEAST_WEIGHT}
+    total = sum(kept.values())
+    members: dict[str, tuple[Estimator, Fitted]] = {}
+    for estimator in estimators:
+        if estimator.name in kept:
+            say(f"fitting {estimator.name} on {len(samples.inputs):,} rows")
+            members[estimator.name] = (estimator, estimator.fit(samples.inputs, samples.labels))
+    return Stack(members, {n: w / total for n, w in kept.items()}, samples.inputs.vectors.shape[1])
+
+
+def gain(correct: Floats) -> Floats:
+    return correct[:, 1] - correct[:, 0]
+
+
+def scores(
+    predictions: Mapping[str, Floats], stack: Floats, samples: Samples, folds: Folds, *, seen: bool
+) -> dict[str, Floats]:
+    """All rankings to print side by side: baselines, every estimator alone, and the stack, as `router`.
+
+    Task means exist only where the groups were seen in training.
+    """
+    outcomes = samples.outcomes
+    found = {"length": length(outcomes)}
+    if seen and len(np.unique(outcomes.groups)) > 1:
+        found["task mean (weak wrong)"] = task_mean(outcomes, folds, 1.0 - outcomes.weak)
+        found["task mean (gain)"] = task_mean(outcomes, folds, outcomes.gain)
+        found["task + length"] = task_and_length(outcomes, folds)
+    found |= {name: gain(predicted) for name, predicted in predictions.items()}
+    return found | {"router": gain(stack), "oracle": oracle(outcomes)}
