@@ -1,4 +1,4 @@
-"""The command line of the router: `python -m router train | calibrate | profile | explain | tune-cache`."""
+"""The command line of the router: `python -m router train | calibrate | use | profile | explain | tune-cache`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from models.errors import FarthingError
 COMMANDS = {
     "train": "fit a router to outcomes, and show it beside the baselines",
     "calibrate": "choose the threshold for a share, a quality or a price, on your own sample",
+    "use": "list the artifacts, or make one of them current",
     "profile": "what the traffic is about, what it costs, and what of it looks routine",
     "explain": "why one prompt goes where it goes",
     "tune-cache": "thresholds of the semantic cache from labelled pairs",

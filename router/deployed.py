@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class Deployed:
                 centroids = stored["centroids"].astype(np.float32)
             stack = Stack.restore((path / SPEC).read_bytes(), (path / ARRAYS).read_bytes())
             return cls(manifest, stack, policy, centroids, (path / _CARD).read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise ConfigError(f"{path} cannot be read as a router: {error}") from error
 
     def write(self, root: Path) -> Path:

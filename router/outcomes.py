@@ -149,14 +149,14 @@ def data_sha256(paths: Sequence[Path]) -> str:
 
 
 def _rows_of(path: Path, pair: Pair | None, mixed: bool) -> list[_Row]:
-    found = (_row(data, pair, mixed, f"{path}:{number}") for number, data in _objects(path))
+    found = (_row(data, pair, mixed, f"{path}:{number}") for number, data in objects(path))
     rows = [row for row in found if row is not None]
     if not rows:
         raise ConfigError(f"{path} has no row with both models of the pair; `--pair WEAK,STRONG` names two it holds")
     return rows
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

@@ -16,6 +16,7 @@ from router.baselines import length, oracle, task_and_length, task_mean
 from router.embedding.encoder import Encoder
 from router.estimators.base import Estimator, Fitted, Floats, Inputs, Labels
 from router.estimators.clusters import Clusters
+from router.estimators.forest import Forest
 from router.estimators.groups import Groups
 from router.estimators.kernel import Kernel
 from router.estimators.linear import Logistic, Ridge
@@ -25,7 +26,7 @@ from router.folds import Folds
 from router.outcomes import Outcomes
 from router.vectors import Say, embed
 
-ESTIMATORS: Final[tuple[Estimator, ...]] = (Ridge(), Logistic(), Neighbours(), Clusters(), Groups(), Kernel())
+ESTIMATORS: Final[tuple[Estimator, ...]] = (Ridge(), Logistic(), Neighbours(), Clusters(), Groups(), Kernel(), Forest())
 LEAST_WEIGHT: Final = 0.02  # a member that counts for less is left out of the artifact
 
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def _read(cache: Path, encoder: Encoder) -> dict[bytes, NDArray[np.float32]]:
             return dict(zip([row.tobytes() for row in stored["keys"]], stored["vectors"], strict=True))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise ConfigError(f"{path} is not a cache of vectors ({error}): delete it") from error
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from models.errors import ConfigError
 from router import features
 from router.estimators.base import FEATURE_SCALE, Estimator, Fitted, Floats, Inputs
 from router.estimators.clusters import Clusters
+from router.estimators.forest import Forest
 from router.estimators.groups import Groups
 from router.estimators.kernel import Kernel
 from router.estimators.linear import FittedLinear, Logistic, Ridge
@@ -31,6 +33,7 @@ KINDS: Final[Mapping[str, type[Estimator]]] = {
     "clusters": Clusters,
     "groups": Groups,
     "kernel": Kernel,
+    "forest": Forest,
 }
 SPEC: Final = "estimators.json"
 ARRAYS: Final = "estimators.npz"
@@ -116,7 +119,7 @@ class Stack:
             stored = np.load(io.BytesIO(arrays), allow_pickle=False)
             members = {name: _restored(name, args, stored) for name, args in stated["members"].items()}
             return cls(members, stated["weights"], int(stated["dim"]))
-        except (KeyError, ValueError, TypeError, OSError) as error:
+        except (KeyError, ValueError, TypeError, OSError, BadZipFile) as error:
             raise ConfigError(f"the artifact's estimators cannot be read ({error}): train again") from error
 
 
