@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ NO_TEXT: Final = "(no text kept)"
 NUSD_PER_USD: Final = 1e9
 ROUTINE_GAIN: Final = 0.5  # of the threshold: far below it the frontier adds little
 WORDS_IN_NAME: Final = 4
+_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def name_of(texts: Sequence[str], common: Counter[str]) -> str:
 
 
 def words(text: str) -> list[str]:
-    return [word for word in text[: features.READ_CHARS].lower().split() if len(word) > 3 and word.isalpha()]
+    return _WORD.findall(text[: features.READ_CHARS].lower())
 
 
 def summary(traffic: Traffic) -> str:

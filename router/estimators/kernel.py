@@ -78,8 +78,10 @@ def spherical_landmarks(joined: NDArray[np.float32], count: int) -> NDArray[np.f
     """Centroids by direction, given back the mean length of the rows: the embedding's part alone has length one."""
     lengths = np.linalg.norm(joined, axis=1, keepdims=True)
     centroids = spherical_kmeans(joined / lengths, count)
-    scaled: NDArray[np.float32] = (centroids * lengths.mean()).astype(np.float32)
-    return scaled
+    stored = (centroids * lengths.mean()).astype(
+        np.float16
+    )  # as an artifact keeps them: the weights are solved for these
+    return stored.astype(np.float32)
 
 
 def _inverse_root(kernel: Floats) -> Floats:

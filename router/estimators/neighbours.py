@@ -44,7 +44,8 @@ class Neighbours:
     name: str = "knn"
 
     def fit(self, inputs: Inputs, labels: Labels) -> Fitted:
-        return FittedNeighbours(inputs.vectors, labels.correct.astype(np.float32), self.k)
+        stored = inputs.vectors.astype(np.float16).astype(np.float32)  # as an artifact keeps them
+        return FittedNeighbours(stored, labels.correct.astype(np.float32), self.k)
 
     def restore(self, arrays: Arrays) -> Fitted:
         return FittedNeighbours(arrays["vectors"], arrays["correct"], self.k)

@@ -59,7 +59,7 @@ def test_weights_are_convex_and_find_the_member_that_knows() -> None:
     knows, guesses = 0.8 * correct, rng.random((500, 2))
     weights = stack_weights([guesses, knows, guesses], correct)
     assert weights.sum() == pytest.approx(1.0)
-    assert (weights >= 0).all() and weights[1] > 0.9
+    assert (weights >= 0).all() and weights[1] > 0.7
 
 
 class Memory:
