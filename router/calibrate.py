@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--frontier-share", type=float, metavar="X", help="at most this part of requests goes up")
     target.add_argument("--quality", type=float, metavar="X", help="keep this part of frontier quality, 97.5 %% sure")
     target.add_argument("--usd-per-1k", type=float, metavar="X", help="at most this many USD for 1,000 requests")
+    target.add_argument("--check", action="store_true", help="write nothing: what does the present threshold do here?")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="YAML of prices by model, for those not listed")
     parser.add_argument("--answer-tokens", type=float, help="length of an answer, for rows that do not state it")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings here between runs")
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or arguments.artifact
-    if out.resolve() == PRIOR.resolve():
+    if not arguments.check and out.resolve() == PRIOR.resolve():
         raise ConfigError("the prior is shipped as it is: give --out DIR for the calibrated router")
     encoder = load_default()
     deployed = Deployed.load(arguments.artifact, encoder.identity.sha256)
@@ -52,9 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     data = data_sha256(arguments.outcomes)
     if data == deployed.manifest.data_sha256:
         say("warning: the router was trained on these very rows, so its threshold will look better than it is")
-    found = calibration.points(_sample(arguments, samples, deployed))
-    chosen = _choose(arguments, found)
+    rows = _sample(arguments, samples, deployed)
+    found = calibration.points(rows)
+    chosen = calibration.at(rows, deployed.policy.threshold) if arguments.check else _choose(arguments, found)
     _show(arguments, samples, deployed, found, chosen)
+    if arguments.check:
+        return 0
     policy = _policy(arguments, samples, deployed, chosen)
     calibrated = {"calibration": {"data_sha256": data, "rows": len(samples.outcomes), **chosen.to_json()}}
     folder = deployed.with_policy(policy, calibrated).write(out)

@@ -63,6 +63,12 @@ def points(sample: Sample, *, count: int = RESAMPLES) -> list[Point]:
     return [_point(sample, threshold, weights, strong_sums) for threshold in _cuts(sample.scores)]
 
 
+def at(sample: Sample, threshold: float, *, count: int = RESAMPLES) -> Point:
+    """What a threshold chosen elsewhere does on this sample."""
+    weights = resamples(sample.clusters, count).astype(np.float32)
+    return _point(sample, threshold, weights, weights @ sample.strong.astype(np.float32))
+
+
 def _cuts(scores: Floats) -> list[float]:
     """Midpoints between neighbouring scores: a threshold on a score itself would hang on its last bit."""
     distinct = np.unique(scores)

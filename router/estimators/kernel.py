@@ -81,7 +81,7 @@ def spherical_landmarks(joined: NDArray[np.float32], count: int) -> NDArray[np.f
     stored = (centroids * lengths.mean()).astype(
         np.float16
     )  # as an artifact keeps them: the weights are solved for these
-    return stored.astype(np.float32)
+    return np.asarray(stored, np.float32)
 
 
 def _inverse_root(kernel: Floats) -> Floats:

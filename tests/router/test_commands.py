@@ -114,6 +114,12 @@ def test_calibrate_writes_a_version_that_keeps_its_promise_on_the_sample(
     assert "◄" in capsys.readouterr().out
     assert main([*command, "--quality", "0.9"]) == 0
     assert Deployed.load(trained, "").policy.chosen["quality_kept_ci95"][0] >= 0.9
+    capsys.readouterr()
+    current = artifacts.current_version(trained)
+    assert main([*command, "--check"]) == 0
+    marked = next(line for line in capsys.readouterr().out.splitlines() if "◄" in line)
+    assert marked.startswith(f"{Deployed.load(trained, '').policy.threshold:+.4f}")
+    assert artifacts.current_version(trained) == current  # a check writes nothing
     assert main(["use", "--artifact", str(trained), first]) == 0
     assert artifacts.current_version(trained) == first
     assert f"{first}" in capsys.readouterr().out
