@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmarks import cache as benchmark
 from models.errors import ConfigError
 from router import __main__ as command
+from router import tune_cache
 from router.cache import pairs, replay, tune
 from router.cache.pairs import Pair
 from router.cache.verify import Decider, Rules
@@ -85,8 +86,8 @@ def test_the_shipped_thresholds_are_for_the_default_encoder_only() -> None:
 def test_the_command_writes_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "load_default", BagOfWords)
-    monkeypatch.setattr(command, "Rules", lambda **given: RULES)
+    monkeypatch.setattr(tune_cache, "load_default", BagOfWords)
+    monkeypatch.setattr(tune_cache, "Rules", lambda **given: RULES)
     file = write(tmp_path / "pairs.jsonl", some_pairs())
     assert command.main(["tune-cache", "--pairs", str(file), "--out", str(tmp_path / "artifacts")]) == 0
     printed = capsys.readouterr().out
@@ -122,7 +123,7 @@ def test_a_bad_file_is_named_with_its_line(
     content: str,
     complaint: str,
 ) -> None:
-    monkeypatch.setattr(command, "load_default", BagOfWords)
+    monkeypatch.setattr(tune_cache, "load_default", BagOfWords)
     file = tmp_path / "pairs.jsonl"
     file.write_text(content)
     assert command.main(["tune-cache", "--pairs", str(file), "--out", str(tmp_path / "out")]) == 2
