@@ -1,4 +1,4 @@
-"""The command line of the service: `python -m serving run | keys | costs | export | ledger | cache | forget`."""
+"""The service on the command line: `python -m serving run | keys | costs | explain | export | ledger | cache | forget`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     _mount(command("keys", "add, list and revoke API keys"), "serving.ledger.keys_cli")
     _mount(command("costs", "what requests cost, by route, and beside the alternatives"), "serving.ledger.costs")
+    _mount(command("explain", "why a past request went where it went"), "serving.ledger.explain")
     _mount(command("export", "logged traffic as JSONL"), "serving.ledger.export")
     _mount(command("ledger", "care for the database: migrate, retain, delete-tenant"), "serving.ledger.maintain")
     cache = command("cache", "stored answers, exact and semantic: sizes, and deletion")

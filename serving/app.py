@@ -56,8 +56,12 @@ def build_decider(config: Config) -> Decider:
 
 
 def policy_version(config: Config) -> Callable[[], str]:
-    """The version of what decides: the rules' own, and the artifact loaded. Looked up at most once a second."""
+    """The version of what decides: the rules' own, the learned router's settings, and the artifact loaded. Looked up at
+    most once a second."""
     rules = build_decider(config).version
+    if config.routing.decider == "learned":
+        settings = config.routing.learned.model_dump_json().encode()
+        rules += "+learned-" + hashlib.sha256(settings).hexdigest()[:8]
     root = config.routing.artifacts
     seen: tuple[float, str] = (float("-inf"), "")
 

@@ -55,6 +55,11 @@ def tier_facts(config: Config) -> list[TierFacts]:
     return found
 
 
+def tier_prices(config: Config, tier: Tier, book: PriceBook) -> list[Price]:
+    """Of each of its backends."""
+    return [kind.price for kind in _kinds(tier, book, local_facts(config))]
+
+
 def check_prices(config: Config) -> None:
     """Before anything is started: every tier must have a price. Raises UnknownPrice."""
     tier_facts(config)

@@ -137,8 +137,19 @@ class Tier(_Frozen):
         return self
 
 
+class Learned(_Frozen):
+    """The learned router (docs/learned-routing.md). `shadow`: it decides and is recorded, the rules act."""
+
+    mode: Literal["shadow", "act"] = "shadow"
+    rollout: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of conversations it acts on
+    margin: Annotated[float, Field(ge=0)] = 0.1  # beyond the threshold, for a conversation to change its tier
+    sticky_s: Annotated[float, Field(ge=0)] = 1800.0
+    strengths: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None  # tier -> part of the gap it closes
+
+
 class Routing(_Frozen):
-    decider: Literal["rules"] = "rules"
+    decider: Literal["rules", "learned"] = "rules"
+    learned: Learned = Learned()
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
     default_tier: str | None = None  # when the router fails or is late; the first tier if not set
     deadline_ms: Positive = 200
@@ -267,7 +278,8 @@ class Config(_Frozen):
 
     @property
     def embeds(self) -> bool:
-        return self.embedding.enabled or self.cache.semantic.mode != "disabled"
+        learned = self.routing.decider == "learned"
+        return self.embedding.enabled or learned or self.cache.semantic.mode != "disabled"
 
     @property
     def run_dir(self) -> Path:
@@ -296,6 +308,9 @@ class Config(_Frozen):
                 raise ValueError(f"routing: there is no tier '{tier}'; tiers are {', '.join(names)}")
         if self.cache.semantic.judge not in (None, *names):
             raise ValueError(f"cache.semantic.judge: there is no tier '{self.cache.semantic.judge}'")
+        strengths = self.routing.learned.strengths
+        if strengths is not None and set(strengths) != known:
+            raise ValueError(f"routing.learned.strengths: give one for each tier ({', '.join(names)})")
         models = {b.model for t in self.tiers for b in t.backends if b.kind == "http"} | known | {"auto"}
         for alias, target in self.aliases.items():
             if target not in models:

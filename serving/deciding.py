@@ -24,6 +24,10 @@ class Refusal:
     message: str
     param: str | None
 
+    @classmethod
+    def of(cls, exc: RequestError) -> Refusal:
+        return cls(type(exc).__name__, exc.message, exc.param)
+
     def error(self) -> RequestError:
         return REFUSALS[self.kind](self.message, param=self.param)
 
@@ -33,7 +37,7 @@ async def decide_or_refuse(decider: Decider, facts: Facts, deadline_s: float) ->
     try:
         return await decider.decide(facts, deadline_s)
     except RequestError as exc:
-        return Refusal(type(exc).__name__, exc.message, exc.param)
+        return Refusal.of(exc)
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,7 @@ class Pipeline:
             about = facts(job.asked, job.row.request_id, job.row.tenant)
             decision = await self.decide(replace(about, named=named, lookup=job.lookup))
         job.row.reason, job.row.score, job.row.artifact = decision.reason, decision.score, decision.artifact
+        job.row.shadow = decision.shadow
         return decision
 
     def _serve(self, flight: Flight[Opening, Outcome], job: Job, hit: Recalled) -> Outcome:

@@ -35,6 +35,7 @@ from router.embedding.recipe import Stated
 from serving.config import Config, Embedding
 from serving.config import SemanticCache as SemanticConfig
 from serving.deciding import Refusal, decide_or_refuse
+from serving.learned import LearnedRouting, Vector, open_learned
 from serving.runtime import Runtime
 from serving.semantic import Embedded
 from serving.telemetry import RouterMetrics
@@ -54,6 +55,7 @@ class RouterProcess:
 
     decider: Decider
     metrics: RouterMetrics
+    learned: LearnedRouting | None = None
     encoder: Batcher | None = None
     text_encoder: TextEncoder | None = None
     cache: SemanticCache | None = None
@@ -63,22 +65,38 @@ class RouterProcess:
 
     async def decide(self, facts: Facts, deadline_s: float) -> Decision | Refusal:
         until_s = time.monotonic() + deadline_s * LOOKUP_SHARE
-        decision = await self._tiers(facts, deadline_s)
+        learned = None if facts.named else self.learned
+        vector = await self._vector(facts, until_s) if learned is not None else None
+        if facts.named:
+            decision: Decision | Refusal = Decision(tiers=(facts.named,), reason="named")
+        elif learned is not None:
+            decision = learned.decide(facts, vector)
+        else:
+            decision = await decide_or_refuse(self.decider, facts, deadline_s)
         if self.recall is None or facts.lookup is None or isinstance(decision, Refusal):
             return decision
-        found = await self._find(self.recall, facts, decision.tiers[0], until_s)
+        found = await self._find(self.recall, facts, decision.tiers[0], vector, until_s)
         return replace(decision, serve=found.serve, compare=found.compare, remember=found.remember)
 
-    async def _tiers(self, facts: Facts, deadline_s: float) -> Decision | Refusal:
-        if facts.named:
-            return Decision(tiers=(facts.named,), reason="named")
-        return await decide_or_refuse(self.decider, facts, deadline_s)
+    async def _vector(self, facts: Facts, until_s: float) -> Vector | None:
+        """None when it is late or the encoder fails: then the rules decide, and nothing is looked up."""
+        assert self.encoder is not None
+        try:
+            async with asyncio.timeout(max(0.0, until_s - time.monotonic())):
+                vectors = await self.encoder.encode([facts.text])
+        except TimeoutError:
+            return None
+        except Exception:  # the encoder's edge: whatever breaks there, the request goes on by the rules
+            log.exception("the encoder failed on a request")
+            return None
+        vector: Vector = vectors[0]
+        return vector
 
-    async def _find(self, recall: Recall, facts: Facts, wanted: str, until_s: float) -> Found:
+    async def _find(self, recall: Recall, facts: Facts, wanted: str, vector: Vector | None, until_s: float) -> Found:
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, until_s - began_s)):
-                found = await recall.find(facts, wanted)
+                found = await recall.find(facts, wanted, vector)
         except TimeoutError:
             found = Found("late")
         except Exception:  # the cache's edge: whatever breaks there is a miss, never a failed request
@@ -153,6 +171,12 @@ class RouterProcess:
         if self.labels_file is not None and self.recall is not None:
             await asyncio.to_thread(_write_whole, self.labels_file, json.dumps(self.recall.monitor.labels))
 
+    async def _show(self, learned: LearnedRouting) -> None:
+        """Publish what the learned router is watched by."""
+        while True:
+            self.metrics.router(learned.report(), learned.fell_back)
+            await asyncio.sleep(ARTIFACT_LOOK_S * LOOKS_PER_STATS)
+
     async def _tend(self, recall: Recall, cache: SemanticCache, wanted: SemanticConfig, sha256: str) -> None:
         """Publish the figures, and take up a new artifact when the pointer moves."""
         artifacts = wanted.artifacts
@@ -180,6 +204,9 @@ async def open_router(config: Config, runtime: Runtime, decider: Decider) -> Rou
         return process
     encoder = await asyncio.to_thread(_encoder, config.embedding, runtime)
     process.encoder, process.text_encoder = Batcher(encoder), encoder
+    if config.routing.decider == "learned":
+        process.learned = await asyncio.to_thread(open_learned, config, encoder.identity.sha256)
+        process.tasks.append(asyncio.create_task(process._show(process.learned), name="router's watch"))
     wanted = config.cache.semantic
     if wanted.mode == "disabled":
         return process

@@ -7,6 +7,7 @@ beyond the row it is given.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,8 +147,24 @@ class Bounded(Protocol):
     def tripped(self) -> bool: ...
 
 
+class Watched(Protocol):
+    """`router.watch.Report`, as far as metrics show it."""
+
+    @property
+    def psi_scores(self) -> float: ...
+
+    @property
+    def psi_inputs(self) -> float: ...
+
+    @property
+    def escalation(self) -> float: ...
+
+    @property
+    def escalation_by_key(self) -> Mapping[str, float]: ...
+
+
 class RouterMetrics:
-    """What the router's process publishes of the semantic cache."""
+    """What the router's process publishes: the semantic cache, and the learned router's watch."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -168,12 +185,29 @@ class RouterMetrics:
         self._bound = gauge("wrong_hit_rate_bound", "Upper 95% bound on wrong answers per hit")
         self._tripped = gauge("tripped", "1 while hits are stopped because the bound is above its budget")
 
+        def watch(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"farthing_router_{name}", text, labels, registry=registry, multiprocess_mode="mostrecent")
+
+        self._drift = watch("drift_psi", "Population stability index against the training data", "of")
+        self._escalation = watch("escalation_ratio", "Share of recent requests wanting more than the first tier")
+        self._escalation_max = watch("escalation_ratio_max", "The same of the tenant with the highest")
+        self._unscored = watch("unscored", "Requests that the rules decided for want of a score", "cause")
+
     def looked_up(self, outcome: str, seconds: float) -> None:
         self._lookups.labels(outcome).inc()
         self._seconds.observe(seconds)
 
     def labelled(self, right: bool) -> None:
         self._labels.labels("yes" if right else "no").inc()
+
+    def router(self, report: Watched, fell_back: Mapping[str, int]) -> None:
+        for name, psi in (("scores", report.psi_scores), ("inputs", report.psi_inputs)):
+            if not math.isnan(psi):
+                self._drift.labels(name).set(psi)
+        self._escalation.set(report.escalation)
+        self._escalation_max.set(max(report.escalation_by_key.values(), default=0.0))
+        for cause, count in fell_back.items():
+            self._unscored.labels(cause).set(count)
 
     def semantic(self, stats: Mapping[str, int], monitor: Bounded) -> None:
         self._entries.set(stats["entries"])

@@ -94,14 +94,20 @@ class Recall:
         self._start = fresh(rules.rules.max_wrong_hit_rate)
         self._histories.clear()
 
-    async def find(self, facts: Facts, wanted_tier: str) -> Found:
-        """The wanted tier bounds what may be served: never the answer of a weaker one."""
+    async def find(self, facts: Facts, wanted_tier: str, vector: NDArray[np.float32] | None = None) -> Found:
+        """The wanted tier bounds what may be served: never the answer of a weaker one.
+
+        vector: the question's, (dim,), where somebody has made it already: one request is embedded once.
+        """
         lookup = facts.lookup
         if lookup is None:
             return Found("off")
         if reason := why_not(facts, self._settings.allowed):
             return Found(reason)
-        asked = _Asked((await self._encoder.encode([facts.text]))[0], facts.text, self._cache.epoch())
+        epoch = self._cache.epoch()
+        if vector is None:
+            vector = (await self._encoder.encode([facts.text]))[0]
+        asked = _Asked(vector, facts.text, epoch)
         self._asked[facts.request_id] = asked
         if not lookup.serve:
             return Found("bypass", remember=True)

@@ -60,6 +60,7 @@ class Row:
     prompt_name: str = ""
     conversation: str = ""
     tags: list[str] = field(default_factory=list)
+    shadow: str = ""  # the tier the learned router would have wanted, where it was asked but not followed
     cache_entry: str = ""  # the stored answer that was served, or that this one was stored as; feedback finds it so
     similarity: float | None = None  # of the question to the one that entry answered
     saved_nusd: int = 0  # what that answer cost when it was made

@@ -64,6 +64,7 @@ requests = Table(
     _text("prompt_name"),
     _text("conversation"),
     Column("tags", JSON, nullable=False),
+    _text("shadow"),
     _text("cache_entry"),
     Column("similarity", Double),
     _integer("saved_nusd"),

@@ -104,6 +104,11 @@ class Store:
             return set()
         return set(self.upsert(connection, requests, values, where=requests.c.status == "lost").scalars())
 
+    def row(self, request_id: str) -> Row | None:
+        with self.read() as connection:
+            found = connection.execute(select(requests).where(requests.c.request_id == request_id)).mappings().first()
+        return None if found is None else Row.from_json(dict(found))
+
     def how_answered(self, request_id: str) -> tuple[str, str, str] | None:
         """A request's tenant, what the cache did for it, and its stored answer; None when there is no such row."""
         columns = (requests.c.tenant, requests.c.cache, requests.c.cache_entry)

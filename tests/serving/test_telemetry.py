@@ -39,8 +39,9 @@ def names_in_code() -> set[str]:
     router = source[source.index("class RouterMetrics") : source.index("class GpuReading")]
     whole = re.findall(r'"farthing_([a-z_]+)"', node + router) + re.findall(r'\bgauge\(\s*"([a-z_]+)"', node)
     semantic = re.findall(r'\bgauge\("([a-z_]+)"', router)
+    watch = re.findall(r'\bwatch\("([a-z_]+)"', router)
     found = {f"farthing_{n}" for n in made + whole} | {f"farthing_engine_{n}" for n in inner}
-    return found | {f"farthing_semantic_{n}" for n in semantic}
+    return found | {f"farthing_semantic_{n}" for n in semantic} | {f"farthing_router_{n}" for n in watch}
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
