@@ -29,7 +29,7 @@ from router.evaluation import Figures, compare, difference, setting
 from router.outcomes import Pair, read
 from router.training import ESTIMATORS, Samples, fit_stack, out_of_fold, sample
 
-SIZES: Final = (50, 100, 200, 400, 800)
+SIZES: Final = (50, 100, 200, 400, 800, 1600, 3200)
 DRAWS: Final = 5  # samples of each size; the figures are of the median one
 
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     encoder = load_default()
     theirs = read(arguments.prior, arguments.pair, mixed=True).without_groups(BROKEN_LABELS)
-    ours = read(arguments.workload, arguments.pair)
+    ours = read(arguments.workload, arguments.pair, mixed=True).without_groups(BROKEN_LABELS)
     if shared := set(theirs.texts) & set(ours.texts) - {""}:
         raise ConfigError(f"{len(shared)} prompts are in the prior's files and in the workload: that would be no shift")
     prior = train(sample(theirs, encoder, arguments.cache, _say), unseen=True)
