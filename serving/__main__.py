@@ -1,4 +1,4 @@
-"""The service on the command line: `python -m serving run | keys | costs | explain | export | ledger | cache | forget`."""
+"""The service: `python -m serving run | keys | costs | explain | export | ledger | cache | forget`."""
 
 from __future__ import annotations
 
