@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def train(samples: Samples, *, unseen: bool = False) -> Stack:
     fold = (folds.unseen if unseen else folds.seen)(samples.outcomes)
-    return fit_stack(ESTIMATORS, samples, out_of_fold(ESTIMATORS, samples, fold, _quiet), _quiet)
+    return fit_stack(ESTIMATORS, samples, out_of_fold(ESTIMATORS, samples, fold, _quiet), _quiet, seen=not unseen)
 
 
 def part(samples: Samples, rows: np.ndarray[Any, Any]) -> Samples:

@@ -125,7 +125,7 @@ def _cross_validated(samples: Samples, resamples: int) -> list[Measured]:
             _say(f"{split}: one group only, so nothing can be held out")
             continue
         predictions = out_of_fold(ESTIMATORS, samples, fold, _say)
-        stack = stacked(predictions, samples.labels, fold)
+        stack = stacked(predictions, samples.labels, fold, seen=split == "seen")
         ranked = scores(predictions, stack, samples, fold, seen=split == "seen")
         found += _show(samples.outcomes, ranked, fold, split, resamples)
     return found

@@ -64,18 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
     estimators = [e for e in ESTIMATORS if e.name not in arguments.without]
     if not estimators:
         raise ConfigError("--without leaves no estimator")
-    fold = {"seen": folds.seen, "unseen": folds.unseen}[arguments.split](samples.outcomes)
+    seen = arguments.split == "seen"
+    fold = (folds.seen if seen else folds.unseen)(samples.outcomes)
     if len(np.unique(fold)) < 2:
         raise ConfigError("one group only: nothing can be held out as unseen; use --split seen")
     predictions = out_of_fold(estimators, samples, fold, say)
-    stack_scores = stacked(predictions, samples.labels, fold)
-    ranked = scores(predictions, stack_scores, samples, fold, seen=arguments.split == "seen")
+    stack_scores = stacked(predictions, samples.labels, fold, seen=seen)
+    ranked = scores(predictions, stack_scores, samples, fold, seen=seen)
     say(f"bootstrap: {arguments.resamples} resamples")
     figures = compare(samples.outcomes, ranked, fold, count=arguments.resamples)
     found = setting(samples.outcomes)
     print(tables.setting_line(f"cross-validated over {arguments.split} groups", found))
     print(tables.rankings_table(figures))
-    stack = fit_stack(estimators, samples, predictions, say)
+    stack = fit_stack(estimators, samples, predictions, say, seen=seen)
     centroids = spherical_kmeans(samples.inputs.vectors, TOPICS)
     policy = first_policy(samples, gain(stack_scores), stack_scores, centroids)
     manifest = Manifest(

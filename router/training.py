@@ -5,12 +5,15 @@ Knows no file and prints nothing: `train.py` is the command.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.errors import ConfigError
 from router import features
 from router.baselines import length, oracle, task_and_length, task_mean
 from router.embedding.encoder import Encoder
@@ -27,6 +30,7 @@ from router.outcomes import Outcomes
 from router.vectors import Say, embed
 
 ESTIMATORS: Final[tuple[Estimator, ...]] = (Ridge(), Logistic(), Neighbours(), Clusters(), Groups(), Kernel(), Forest())
+LOOKUPS: Final = frozenset({"knn", "clusters", "groups"})
 LEAST_WEIGHT: Final = 0.02  # a member that counts for less is left out of the artifact
 
 
@@ -39,23 +43,21 @@ class Samples:
     labels: Labels
 
     @classmethod
-    def of(cls, outcomes: Outcomes, vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Samples:
+    def of(cls, outcomes: Outcomes, vectors: NDArray[np.float32]) -> Samples:
         groups = np.unique(outcomes.groups, return_inverse=True)[1].astype(np.int64)
         labels = Labels(np.stack([outcomes.weak, outcomes.strong], axis=1), groups)
         return cls(outcomes, Inputs(vectors, features.of_texts(outcomes.texts)), labels)
 
 
-def sample(outcomes: Outcomes, encoder: Encoder, cache: object, say: Say) -> Samples:
+def sample(outcomes: Outcomes, encoder: Encoder, cache: Path | None, say: Say) -> Samples:
     """Embeds the texts; rows whose text is withheld are left out, since nothing can be read from them."""
     kept = outcomes.take(outcomes.has_text)
     if left_out := len(outcomes) - len(kept):
         say(f"{left_out:,} rows without a text are left out")
-    return Samples.of(kept, embed(kept.texts, encoder, cache, say))  # type: ignore[arg-type]
+    return Samples.of(kept, embed(kept.texts, encoder, cache, say))
 
 
-def out_of_fold(
-    estimators: Sequence[Estimator], samples: Samples, folds: Folds, say: Callable[[str], None]
-) -> dict[str, Floats]:
+def out_of_fold(estimators: Sequence[Estimator], samples: Samples, folds: Folds, say: Say) -> dict[str, Floats]:
     """For each estimator (n, 2): every row predicted by a fit that has seen neither it nor its fold."""
     found = {estimator.name: np.empty((len(folds), 2)) for estimator in estimators}
     numbers = np.unique(folds)
@@ -68,30 +70,48 @@ def out_of_fold(
     return found
 
 
-def stacked(predictions: Mapping[str, Floats], labels: Labels, folds: Folds) -> Floats:
+def stacked(predictions: Mapping[str, Floats], labels: Labels, folds: Folds, *, seen: bool) -> Floats:
     """(n, 2) of the stack, the weights for each fold coming from the other folds' rows alone."""
-    members = list(predictions.values())
-    found = np.zeros_like(members[0])
+    members = members_of(predictions, seen=seen)
+    found = np.zeros_like(labels.correct)
     for fold in np.unique(folds):
         test = folds == fold
-        weights = stack_weights([member[~test] for member in members], labels.correct[~test])
-        found[test] = sum(weight * member[test] for weight, member in zip(weights, members, strict=True))
+        weights = weights_of({name: predictions[name][~test] for name in members}, labels.correct[~test], seen=seen)
+        for name in members:
+            found[test] += weights[name] * predictions[name][test]
     return found
 
 
+def members_of(names: Iterable[str], *, seen: bool) -> list[str]:
+    """For groups never seen, without those that look prompts up among the training prompts; they know no others."""
+    kept = [name for name in names if seen or name not in LOOKUPS]
+    if not kept:
+        raise ConfigError(f"for groups never seen, {', '.join(sorted(LOOKUPS))} alone are of no use")
+    return kept
+
+
+def weights_of(predictions: Mapping[str, Floats], correct: Floats, *, seen: bool) -> dict[str, float]:
+    """Fitted where groups are seen; a handful of held-out groups is too few to fit weights to, so: the plain mean."""
+    if not seen:
+        return dict.fromkeys(predictions, 1.0 / len(predictions))
+    fitted = stack_weights(list(predictions.values()), correct)
+    return dict(zip(predictions, fitted.tolist(), strict=True))
+
+
 def fit_stack(
-    estimators: Sequence[Estimator], samples: Samples, predictions: Mapping[str, Floats], say: Callable[[str], None]
+    estimators: Sequence[Estimator], samples: Samples, predictions: Mapping[str, Floats], say: Say, *, seen: bool
 ) -> Stack:
     """Weights from the out-of-fold predictions, members fitted on all rows."""
-    weights = stack_weights([predictions[e.name] for e in estimators], samples.labels.correct)
-    kept = {e.name: float(w) for e, w in zip(estimators, weights, strict=True) if w >= LEAST_WEIGHT}
-    total = sum(kept.values())
+    names = members_of(predictions, seen=seen)
+    weights = weights_of({name: predictions[name] for name in names}, samples.labels.correct, seen=seen)
+    kept = {name: weight for name, weight in weights.items() if weight >= LEAST_WEIGHT}
     members: dict[str, tuple[Estimator, Fitted]] = {}
     for estimator in estimators:
         if estimator.name in kept:
             say(f"fitting {estimator.name} on {len(samples.inputs):,} rows")
             members[estimator.name] = (estimator, estimator.fit(samples.inputs, samples.labels))
-    return Stack(members, {n: w / total for n, w in kept.items()}, samples.inputs.vectors.shape[1])
+    total = sum(kept.values())
+    return Stack(members, {name: kept[name] / total for name in members}, samples.inputs.vectors.shape[1])
 
 
 def gain(correct: Floats) -> Floats:

@@ -44,8 +44,8 @@ ARRAYS: Final = "estimators.npz"
 def stack_weights(predictions: Sequence[Floats], correct: Floats) -> Floats:
     """Convex weights that minimise the squared error of the gain, held to the plain mean by a ridge penalty.
 
-    The penalty is for groups that are not there: without it one member takes all on a handful of held-out groups and
-    fails on the next. By exponentiated gradient. predictions: for each member (n, 2), out of fold. correct: (n, 2).
+    Members agree so much that without it noise decides between them. By exponentiated gradient. predictions: for each
+    member (n, 2), out of fold. correct: (n, 2).
     """
     gains = np.stack([p[:, 1] - p[:, 0] for p in predictions], axis=1)
     target = correct[:, 1] - correct[:, 0]

@@ -10,7 +10,7 @@ from router import features, folds
 from router.curves import curve
 from router.estimators.base import Arrays, Estimator, Floats, Inputs, Labels
 from router.estimators.stack import ARRAYS, KINDS, SPEC, Stack, stack_weights
-from router.training import ESTIMATORS, Samples, fit_stack, gain, out_of_fold, stacked
+from router.training import ESTIMATORS, Samples, fit_stack, gain, members_of, out_of_fold, stacked
 
 by_name = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.name)
 
@@ -100,7 +100,7 @@ def test_held_out_groups_are_not_in_training(samples: Samples) -> None:
 
 def test_a_stack_is_stored_and_restored(samples: Samples, fresh: Samples) -> None:
     predictions = out_of_fold(ESTIMATORS, samples, folds.seen(samples.outcomes), quiet)
-    stack = fit_stack(ESTIMATORS, samples, predictions, quiet)
+    stack = fit_stack(ESTIMATORS, samples, predictions, quiet, seen=True)
     assert sum(stack.weights.values()) == pytest.approx(1.0)
     files = stack.files()
     restored = Stack.restore(files[SPEC], files[ARRAYS])
@@ -111,11 +111,19 @@ def test_a_stack_is_stored_and_restored(samples: Samples, fresh: Samples) -> Non
     assert np.allclose(sum(parts.values()), restored.gain(fresh.inputs))
 
 
+def test_for_groups_never_seen_nothing_is_looked_up_and_nothing_weighed(samples: Samples) -> None:
+    predictions = out_of_fold(ESTIMATORS, samples, folds.unseen(samples.outcomes), quiet)
+    stack = fit_stack(ESTIMATORS, samples, predictions, quiet, seen=False)
+    assert stack.weights == dict.fromkeys(("ridge", "logistic", "kernel", "forest"), 0.25)
+    with pytest.raises(ConfigError, match="of no use"):
+        members_of(["knn"], seen=False)
+
+
 def test_the_stack_beats_length_where_groups_matter(samples: Samples) -> None:
     fold = folds.seen(samples.outcomes)
     predictions = out_of_fold(ESTIMATORS, samples, fold, quiet)
     outcomes = samples.outcomes
-    ours = curve(gain(stacked(predictions, samples.labels, fold)), outcomes.weak, outcomes.strong).apgr()
+    ours = curve(gain(stacked(predictions, samples.labels, fold, seen=True)), outcomes.weak, outcomes.strong).apgr()
     assert ours > curve(outcomes.chars, outcomes.weak, outcomes.strong).apgr() + 0.03
 
 
