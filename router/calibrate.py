@@ -87,7 +87,7 @@ def _policy(arguments: argparse.Namespace, samples: Samples, deployed: Deployed,
     asked = {name: getattr(arguments, name) for name in ("frontier_share", "quality", "usd_per_1k")}
     target = {name: value for name, value in asked.items() if value is not None}
     member = deployed.topic_of(samples.inputs.vectors)
-    topics = topics_of(samples.outcomes.groups, member, deployed.stack.predict(samples.inputs), len(deployed.centroids))
+    topics = topics_of(samples.outcomes.groups, member, samples.labels.correct, len(deployed.centroids))
     kept = tuple(new if new.label else old for new, old in zip(topics, deployed.policy.topics, strict=True))
     return replace(
         deployed.policy,

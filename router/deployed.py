@@ -38,7 +38,7 @@ _POLICY, _REFERENCE, _CARD = "policy.json", "reference.npz", "card.md"
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One cluster of the training prompts: `label` is its commonest group, `gain` the mean predicted there."""
+    """One cluster of the labelled prompts: its commonest group, and how often either model was right there."""
 
     label: str
     share: float

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(tables.rankings_table(figures))
     stack = fit_stack(estimators, samples, predictions, say, seen=seen)
     centroids = spherical_kmeans(samples.inputs.vectors, TOPICS)
-    policy = first_policy(samples, gain(stack_scores), stack_scores, centroids)
+    policy = first_policy(samples, gain(stack_scores), centroids)
     manifest = Manifest(
         kind=KIND, version="", created=today(), encoder_sha256=encoder.identity.sha256,
         data_sha256=data_sha256(arguments.outcomes), metrics=metrics(found, figures, arguments.split),
@@ -96,9 +96,9 @@ def check_enough(outcomes: Outcomes) -> None:
         raise ConfigError(f"{len(outcomes)} rows with text are too few to learn from; label at least {MIN_ROWS}")
 
 
-def first_policy(samples: Samples, gains: Floats, correct: Floats, centroids: np.ndarray[Any, Any]) -> Policy:
+def first_policy(samples: Samples, gains: Floats, centroids: np.ndarray[Any, Any]) -> Policy:
     member = nearest(samples.inputs.vectors, centroids)
-    topics = topics_of(samples.outcomes.groups, member, correct, len(centroids))
+    topics = topics_of(samples.outcomes.groups, member, samples.labels.correct, len(centroids))
     threshold = round(float(np.quantile(gains, 1 - FIRST_SHARE)), 6)
     chosen = {"by": "default", "frontier_share": FIRST_SHARE, "note": "not calibrated: out-of-fold scores in training"}
     return Policy(threshold, chosen, score_edges(gains), topics)

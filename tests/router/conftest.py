@@ -51,7 +51,7 @@ def router_for(samples: Samples, threshold: float = 0.3) -> Deployed:
     centroids = spherical_kmeans(samples.inputs.vectors, 4)
     gains = stack.gain(samples.inputs)
     member = nearest(samples.inputs.vectors, centroids)
-    topics = topics_of(samples.outcomes.groups, member, stack.predict(samples.inputs), 4)
+    topics = topics_of(samples.outcomes.groups, member, samples.labels.correct, 4)
     policy = Policy(threshold, {"by": "default"}, score_edges(gains), topics)
     manifest = Manifest(kind=KIND, version="v1", created="2026-11-26", encoder_sha256=ENCODER, data_sha256="d")
     return Deployed(manifest, stack, policy, centroids, "a card")
