@@ -35,6 +35,7 @@ from serving.wire.request import Limits, cache_control, parse
 
 log = logging.getLogger(__name__)
 HEADERS_WAIT_S = 10.0
+DRAINING_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Gateway:
         self._tiers: Tiers = pipeline.tiers
         self._accounts: Accounts = pipeline.accounts
         self._in_flight = 0
+        self._drains, self._look_again_s = False, 0.0
         self._routes: dict[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): lambda x: self._complete(x, "chat/completions"),
             ("POST", "/v1/completions"): lambda x: self._complete(x, "completions"),
@@ -158,7 +160,7 @@ class Gateway:
         limits = self._settings.limits
         if self._in_flight > self._settings.max_in_flight:
             raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
-        if self._settings.draining_file.exists():
+        if self._draining():
             raise Overloaded("this service is stopping; ask again when it is back", retry_after_s=30.0)
         asked = parse(endpoint, await exchange.body(limits.max_body_bytes, self._settings.deadline_s), limits)
         options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
@@ -177,6 +179,14 @@ class Gateway:
         if self._pipeline.semantics is not None:
             job.lookup = self._pipeline.semantics.lookup(asked, row.tenant, job.cache_use, cacheable)
         return job
+
+    def _draining(self) -> bool:
+        """Looked up a few times a second: a look is a system call, and a request costs few."""
+        now_s = time.monotonic()
+        if now_s >= self._look_again_s:
+            self._look_again_s = now_s + DRAINING_LOOK_S
+            self._drains = self._settings.draining_file.exists()
+        return self._drains
 
     async def _answered(self, exchange: Exchange, job: Job, headers: Mapping[str, str]) -> None:
         async with self._pipeline.answer(job, self._settings.coalesce) as answer:

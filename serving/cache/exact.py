@@ -140,6 +140,8 @@ class ExactCache:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     async def _read(self, key: bytes) -> Entry | None:
+        if not self._store.perhaps(key):
+            return None
         try:
             async with asyncio.timeout(_READ_PATIENCE_S):
                 return await self._in_thread(self._store.get, key)

@@ -21,6 +21,7 @@ import orjson
 
 from models.types import Usage
 from serving.cache.epoch import Epoch
+from serving.cache.seen import Seen
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Store:
         self._aside = path.with_name(path.name + ".unreadable")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._epoch = Epoch(path.with_name(path.name + ".epoch"))
+        self._seen = Seen(path.with_name(path.name + ".seen"))
         self._open()
 
     def __enter__(self) -> Self:
@@ -104,10 +106,15 @@ class Store:
     def close(self) -> None:
         self._db.close()
         self._epoch.close()
+        self._seen.close()
 
     def epoch(self) -> int:
-        """A memory read; the one method for any thread."""
+        """A memory read, for any thread."""
         return self._epoch.read()
+
+    def perhaps(self, key: bytes) -> bool:
+        """Whether `get` may find it; three memory reads, for any thread. What is just being stored may not be seen."""
+        return self._seen.perhaps(key)
 
     def get(self, key: bytes) -> Entry | None:
         def read() -> Any:
@@ -137,6 +144,8 @@ class Store:
             return len(puts) - len(kept), epoch
 
         refused, epoch = self._on_sound_file(work)
+        for entry, _ in puts:
+            self._seen.note(entry.key)
         if epoch > self._epoch.read():  # whoever deleted was killed before it could say so
             with self._epoch.locked():
                 self._epoch.raise_to(epoch)
@@ -235,6 +244,7 @@ class Store:
                 self._set_aside(str(error))
                 self._db = self._connect()
             self._inode = self._path.stat().st_ino
+            self._seen.refill(key for (key,) in self._db.execute("SELECT key FROM entry"))
             # The greater of the two counts: either file may have been begun anew beside the other.
             self._db.execute("UPDATE meta SET epoch = max(epoch, ?)", (self._epoch.read(),))
             self._epoch.raise_to(self._stored_epoch())
