@@ -194,14 +194,18 @@ def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Ph
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with phases.phase("starting Ray"):
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=max(4, os.cpu_count() or 1),
-            log_to_driver=False,
-            logging_level="error",
-            _node_ip_address="127.0.0.1",
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=max(4, os.cpu_count() or 1),
+                log_to_driver=False,
+                logging_level="error",
+                _node_ip_address="127.0.0.1",
+            )
+        except Exception as exc:  # the edge to Ray, which raises bare Exceptions: on a starved machine it gives up
+            why = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+            raise StartError(f"Ray did not start: {why} (is the machine short of memory, or very busy?)") from exc
         _stop_on_signals(stop)  # again: Ray put its own in their place, which print a stack
         proxied = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
         serve.start(

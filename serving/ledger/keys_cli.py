@@ -6,6 +6,7 @@ import argparse
 import sys
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 
 import orjson
 
@@ -34,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default.add_argument("--deadline-ms", type=int, metavar="MS")
     listing = verbs.add_parser("list", help="every key, without its secret")
     listing.add_argument("--json", action="store_true")
-    verbs.add_parser("revoke", help="refuse a key from now on").add_argument("id")
+    revoking = verbs.add_parser("revoke", help="refuse a key from now on")
+    revoking.add_argument("id")
+    for verb in (new, listing, revoking):  # before the verb or after it, as one happens to write it
+        verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="the service's configuration")
 
 
 def run(args: argparse.Namespace, store: Store) -> int:

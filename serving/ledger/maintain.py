@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from serving.ledger.store import Store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("migrate", help="bring the schema up to date (every start does this, too)")
-    verbs.add_parser("retain", help="delete older requests").add_argument("days", type=int)
-    verbs.add_parser("delete-tenant", help="delete a tenant's keys and requests").add_argument("tenant")
+    migrate = verbs.add_parser("migrate", help="bring the schema up to date (every start does this, too)")
+    retain = verbs.add_parser("retain", help="delete older requests")
+    retain.add_argument("days", type=int)
+    forget = verbs.add_parser("delete-tenant", help="delete a tenant's keys and requests")
+    forget.add_argument("tenant")
+    for verb in (migrate, retain, forget):  # before the verb or after it, as one happens to write it
+        verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="the service's configuration")
 
 
 def run(args: argparse.Namespace, store: Store) -> int:

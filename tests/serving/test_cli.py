@@ -142,3 +142,12 @@ def test_every_command_the_documents_name_exists(capsys: pytest.CaptureFixture[s
             main([*words.split(), "--help"])
         assert caught.value.code == 0, words
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", [["keys", "list"], ["ledger", "migrate"], ["ledger", "retain", "3"]])
+def test_the_configuration_may_be_named_before_the_verb_or_after_it(
+    config: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main([*words, "--config", str(config)]) == 0
+    assert main([words[0], "--config", str(config), *words[1:]]) == 0
+    assert (config.parent / "state" / "ledger.db").exists()
