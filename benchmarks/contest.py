@@ -66,6 +66,7 @@ class Results:
     """The reports of every contender in every case, by round."""
 
     reports: dict[tuple[str, Case], list[Report]] = field(default_factory=dict)
+    warm: dict[str, int] = field(default_factory=dict)  # requests of rounds that do not count, by contender
 
     def add(self, contender: str, case: Case, report: Report) -> None:
         self.reports.setdefault((contender, case), []).append(report)
@@ -76,7 +77,9 @@ class Results:
     def sent(self, *contenders: str) -> int:
         """Requests of these contenders, the warm-ups too."""
         of_them = [r for (name, _), reports in self.reports.items() if name in contenders for r in reports]
-        return sum(r["requests"] + r["warmup"] for r in of_them)
+        warm = sum(count for name, count in self.warm.items() if name in contenders)
+        counted: int = sum(r["requests"] + r["warmup"] for r in of_them)
+        return warm + counted
 
     def spread(self, contender: str, case: Case, figure: Figure) -> Spread:
         return Spread.of([figure.of(r) for r in self.reports[contender, case]])
@@ -158,11 +161,15 @@ def contest(
     results: Results,
     count: Callable[[Case], int] | None = None,
 ) -> None:
-    """All rounds of all cases into `results`, a line for each. `count` requests, or the plan's seconds without it."""
+    """All rounds of all cases into `results`, a line for each. `count` requests, or the plan's seconds without it.
+
+    Rounds by time begin with one that does not count: connections, pages and files are then as they will be.
+    """
+    warm = 0 if count else 1
     for case in cases:
-        for _ in range(rounds):
+        for lap in range(rounds + warm):
             for index, contender in enumerate(contenders):
-                number = results.rounds(contender.name, case)
+                number = results.rounds(contender.name, case) if lap >= warm else -1
                 plan = replace(
                     contender.plan,
                     stream=case.kind == "stream",
@@ -172,6 +179,10 @@ def contest(
                     nonce=contender.plan.nonce if contender.plan.repeat else f"{case.name} {index} {number}",
                 )
                 report = {**measure(plan), "warmup": plan.warmup}
+                if number < 0:
+                    before = results.warm.get(contender.name, 0)
+                    results.warm[contender.name] = before + report["requests"] + plan.warmup
+                    continue
                 results.add(contender.name, case, report)
                 tell(row(f"{case.name} round {number + 1}", contender.name, report))
 

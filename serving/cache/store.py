@@ -51,7 +51,7 @@ PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_FORMAT};
 """
 _SELECT = "SELECT key, tenant, tier, model, endpoint, body, usage, created_at_s, cost_nusd FROM entry"
-_INSERT = "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 T = TypeVar("T")
 
@@ -137,7 +137,6 @@ class Store:
                 kept = [entry for entry, began in puts if began == epoch]
                 fresh = {entry.key: entry for entry in kept}.values()
                 self._db.executemany("UPDATE entry SET last_used_s = ? WHERE key = ?", [(now_s, key) for key in used])
-                self._db.executemany("DELETE FROM entry WHERE key = ?", [(entry.key,) for entry in fresh])
                 self._db.executemany(_INSERT, [_row(entry, now_s) for entry in fresh])
                 self._db.execute("DELETE FROM entry WHERE created_at_s <= ?", (now_s - self._ttl_s,))
                 self._evict()
@@ -264,6 +263,7 @@ class Store:
                 raise _OtherFormat(f"its format is not {_FORMAT}")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA secure_delete = ON")
+            db.execute("PRAGMA recursive_triggers = ON")  # so that what REPLACE removes is counted as removed
             db.execute("PRAGMA journal_size_limit = 16777216")
         except sqlite3.DatabaseError:
             db.close()
