@@ -266,6 +266,8 @@ class Gateway:
         if error is None and outcome is not None:
             row.status, row.http_status = "coalesced", 200
             row.route, row.model, row.reason = outcome.opening.route, outcome.opening.model, outcome.opening.reason
+            hit = outcome.opening.hit  # what a complaint must reach: the leader's answer is this caller's, too
+            row.cache_entry = hit.entry_id if hit is not None else (job.cache_key or b"").hex()
             self._accounts.cached(row, outcome.usage)
         elif isinstance(error, asyncio.CancelledError | ClientGoneError):
             row.status = "cancelled"

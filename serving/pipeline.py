@@ -296,9 +296,9 @@ class Pipeline:
         if body is None or not storable(body):
             return
         self._learn(job, outcome, body)
+        job.row.cache_entry = job.cache_key.hex()
         if self.cache is None:
             return
-        job.row.cache_entry = job.cache_key.hex()
         self.cache.put(
             Entry(
                 key=job.cache_key,

@@ -25,6 +25,7 @@ from serving.wire.fields import refuse
 
 LOOKS_FOR_ROW = 20  # a row reaches the ledger a moment after its answer
 LOOK_EVERY_S = 0.1
+ENTRY_ID_CHARS = 16  # of an answer found by meaning, also in the row of who shared it; an exact one's key has 64
 KINDS = ("entry", "namespace", "tenant", "all")
 
 
@@ -43,17 +44,22 @@ class StoredAnswers:
         found = await self._found(request_id)
         if found is None or not self._may(principal, found[0]):
             raise ModelNotFound(f"there is no request '{request_id}' of yours in the ledger", param="request_id")
-        dropped = False if good else await self._drop(request_id, cache=found[1], entry=found[2])
+        dropped = False if good else await self._drop(request_id, *found)
         return {"request_id": request_id, "good": good, "dropped": dropped}
 
-    async def _drop(self, request_id: str, cache: str, entry: str) -> bool:
-        """The answer that was served, or the one that was stored from it."""
+    async def _drop(self, request_id: str, tenant: str, cache: str, entry: str) -> bool:
+        """The answer that was served, or what was stored from it, in both caches, whoever's request it was made for."""
         exact = semantic = False
-        by_meaning = cache == "semantic"
+        by_meaning = cache == "semantic" or len(entry) == ENTRY_ID_CHARS
         if self.exact is not None and entry and not by_meaning:
             exact = bool(await self.exact.delete_entry(bytes.fromhex(entry)))
-        if self.router is not None:
-            semantic = await self.router.complain(request_id, entry if by_meaning else "")
+        if self.router is None:
+            return exact
+        if by_meaning:
+            return await self.router.complain(request_id, entry)
+        made_for = await asyncio.to_thread(self.ledger.asked_for, tenant, entry) if entry else []
+        for made in {request_id, *made_for}:
+            semantic = await self.router.complain(made, "") or semantic
         return exact or semantic
 
     async def delete(self, principal: Principal, query: str) -> Json:

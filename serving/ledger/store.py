@@ -116,6 +116,15 @@ class Store:
             found = connection.execute(select(*columns).where(requests.c.request_id == request_id)).first()
         return None if found is None else (found[0], found[1], found[2])
 
+    def asked_for(self, tenant: str, entry: str) -> list[str]:
+        """The requests of this tenant that a model was asked for and whose answer was stored as `entry`."""
+        r = requests.c
+        query = select(r.request_id).where(
+            r.tenant == tenant, r.cache_entry == entry, r.route != "cache", r.cache != "coalesced"
+        )
+        with self.read() as connection:
+            return [found[0] for found in connection.execute(query)]
+
     def spend_since(self, since_ms: int) -> list[Spend]:
         """What hosted providers have billed since, by tenant and key."""
         r = requests.c

@@ -20,6 +20,14 @@ from models.pool import Pool
 from models.prices import PriceOverride
 from models.retry import RetryPolicy
 from models.types import Capabilities
+from router.cache.faiss_index import FaissIndex
+from router.cache.recall import Recall, RecallSettings
+from router.cache.semantic import SemanticCache
+from router.cache.tune import shipped
+from router.cache.verify import WrongHitMonitor
+from router.embedding.batcher import Batcher
+from router.embedding.encoder import TextEncoder
+from router.embedding.minilm import load_default
 from router.policy import RuleDecider, TierFacts
 from serving.accounts import Accounts
 from serving.admission import Admission
@@ -45,6 +53,8 @@ from serving.tiers import ServingTier, Tiers
 from serving.wire.request import Limits
 
 HARD = "Prove step by step that sqrt(2) is irrational. You must give at least two proofs."
+
+Recaller = Callable[[RouterProcess, Path], Awaitable[None]]
 
 
 @dataclass
@@ -107,6 +117,29 @@ class Running:
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> TextEncoder:
+    return load_default()
+
+
+@pytest.fixture
+def recall(encoder: TextEncoder) -> Callable[..., Recaller]:
+    """Gives a router process a semantic cache. `draw` 0 explores always, 1 never."""
+
+    def make(mode: Any = "serve", draw: float = 1.0, evidence: int = 3_000) -> Recaller:
+        async def give(router: RouterProcess, folder: Path) -> None:
+            index = FaissIndex(encoder.identity.sha256, encoder.dim)
+            cache = await SemanticCache.open(folder / "semantic.db", index, ["small", "frontier"])
+            monitor = WrongHitMonitor(0.02, evidence_hits=evidence)
+            router.encoder, router.text_encoder, router.cache = Batcher(encoder), encoder, cache
+            rules = shipped(encoder.identity.sha256).decider
+            router.recall = Recall(router.encoder, cache, rules, monitor, RecallSettings(mode), draw=lambda: draw)
+
+        return give
+
+    return make
 
 
 @contextlib.asynccontextmanager

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.errors import BadRequest
 from models.fake import FakeBackend, Step
-from router.cache.faiss_index import FaissIndex
-from router.cache.recall import Recall, RecallSettings
-from router.cache.semantic import SemanticCache
-from router.cache.tune import shipped
-from router.cache.verify import WrongHitMonitor
-from router.embedding.batcher import Batcher
 from router.embedding.encoder import TextEncoder
-from router.embedding.minilm import load_default
 from serving.embeddings import parse_embeddings
 from serving.ledger.keys import add
-from serving.routing import RouterProcess
 from tests.serving.conftest import Running, Setup, running
 
 ASKED = "How do I reset my password?"
@@ -37,30 +27,6 @@ OTHERS = [
     "How do I reset my password 2 times?",
     "Why do I reset my password?",
 ]
-Recaller = Callable[[RouterProcess, Path], Awaitable[None]]
-
-
-@pytest.fixture(scope="session")
-def encoder() -> TextEncoder:
-    return load_default()
-
-
-@pytest.fixture
-def recall(encoder: TextEncoder) -> Callable[..., Recaller]:
-    """Gives a router process a semantic cache. `draw` 0 explores always, 1 never."""
-
-    def make(mode: Any = "serve", draw: float = 1.0, evidence: int = 3_000) -> Recaller:
-        async def give(router: RouterProcess, folder: Path) -> None:
-            index = FaissIndex(encoder.identity.sha256, encoder.dim)
-            cache = await SemanticCache.open(folder / "semantic.db", index, ["small", "frontier"])
-            monitor = WrongHitMonitor(0.02, evidence_hits=evidence)
-            router.encoder, router.text_encoder, router.cache = Batcher(encoder), encoder, cache
-            rules = shipped(encoder.identity.sha256).decider
-            router.recall = Recall(router.encoder, cache, rules, monitor, RecallSettings(mode), draw=lambda: draw)
-
-        return give
-
-    return make
 
 
 async def learnt(service: Running) -> None:

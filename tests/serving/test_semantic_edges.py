@@ -1,0 +1,72 @@
+"""What a complaint must reach, what may not leave the machine, and faults that come two at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from models.fake import FakeBackend, Step
+from tests.serving.conftest import Running, Setup, running
+
+ASKED = "How do I reset my password?"
+AGAIN = "How can I reset my password?"
+
+
+async def learnt(service: Running) -> None:
+    assert service.semantics is not None
+    await service.semantics.drain(5.0)
+
+
+async def complain(service: Running, response: Any) -> Any:
+    told = {"request_id": response.headers["x-request-id"], "good": False}
+    async with service.http.post(f"{service.url}/v1/farthing/feedback", json=told) as answer:
+        return await answer.json()
+
+
+async def test_a_complaint_about_an_exact_hit_takes_its_copy_by_meaning_too(setup: Setup, recall: Any) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        await service.ask(ASKED)
+        await learnt(service)
+        hit, _ = await service.ask(ASKED)
+        await service.rows(2)
+        told = await complain(service, hit)
+        same, _ = await service.ask(ASKED)
+    assert (hit.headers["x-farthing-cache"], told["dropped"]) == ("exact", True)
+    assert same.headers["x-farthing-cache"] == "miss"
+
+
+async def test_a_complaint_of_one_who_shared_a_flight_drops_the_answer(setup: Setup, recall: Any) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step("wrong", delay_s=0.3), Step("right")])
+    setup.recall = recall()
+    async with running(setup) as service:
+        answers = await asyncio.gather(service.ask(ASKED), service.ask(ASKED))
+        await learnt(service)
+        await service.rows(2)
+        (follower,) = [r for r, _ in answers if r.headers["x-farthing-cache"] == "coalesced"]
+        told = await complain(service, follower)
+        after, _ = await service.ask(ASKED)
+    assert told["dropped"] is True
+    assert after.headers["x-farthing-cache"] == "miss"
+
+
+async def test_a_complaint_of_one_who_shared_a_hit_by_meaning_drops_it(setup: Setup, recall: Any) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        await service.ask(ASKED)
+        await learnt(service)
+        assert service.router.recall is not None
+
+        async def slowly(question: str, cached: str) -> bool:
+            await asyncio.sleep(0.3)
+            return True
+
+        service.router.recall.second = slowly
+        answers = await asyncio.gather(service.ask(AGAIN), service.ask(AGAIN))
+        await service.rows(3)
+        (follower,) = [r for r, _ in answers if r.headers["x-farthing-cache"] == "coalesced"]
+        told = await complain(service, follower)
+        after, _ = await service.ask(AGAIN)
+    assert follower.headers["x-farthing-route"] == "cache"
+    assert told["dropped"] is True
+    assert after.headers["x-farthing-cache"] == "miss"
