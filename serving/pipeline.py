@@ -321,7 +321,9 @@ class Pipeline:
             return
         if ended_well(body):
             made = _fresh(job, outcome, job.lookup, body)
-            self.semantics.learn(made, decision.compare, body, job.asked.text, partial(self._ask_judge, job))
+            judge, may_leave = self.semantics.judge, not job.asked.options.local_only
+            compare = decision.compare if judge is None or may_leave or self.tiers[judge].local else None
+            self.semantics.learn(made, compare, body, job.asked.text, partial(self._ask_judge, job))
 
     async def _ask_judge(self, job: Job, prompt: str) -> str:
         """One more request, of the same tenant and key, with a row of its own. Raises what a request raises."""

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any, cast
 
+import pytest
+
+from models.errors import BadRequest
 from models.fake import FakeBackend, Step
+from router import artifacts
+from router.artifacts import Manifest
+from router.cache import tune
+from router.embedding.encoder import TextEncoder
+from serving import routing
+from serving.config import SemanticCache as SemanticConfig
 from tests.serving.conftest import Running, Setup, running
 
 ASKED = "How do I reset my password?"
@@ -70,3 +83,18 @@ async def test_a_complaint_of_one_who_shared_a_hit_by_meaning_drops_it(setup: Se
     assert follower.headers["x-farthing-route"] == "cache"
     assert told["dropped"] is True
     assert after.headers["x-farthing-cache"] == "miss"
+
+
+async def test_what_must_stay_here_is_not_shown_to_a_hosted_judge(setup: Setup, recall: Any) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step("go to settings"), Step("open settings")])
+    setup.recall, setup.compare, setup.judge = recall("shadow"), "judge", "frontier"
+    async with running(setup) as service:
+        await service.ask(ASKED, farthing={"local_only": True})
+        await learnt(service)
+        await service.ask(AGAIN, farthing={"local_only": True})
+        await learnt(service)
+        assert service.router.cache is not None
+        entries = (await service.router.cache.stats())["entries"]
+    assert len(setup.small.calls) == 2
+    assert setup.frontier.calls == []
+    assert entries == 2  # remembered all the same
