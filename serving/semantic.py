@@ -91,20 +91,27 @@ class Semantics:
     async def _learn(
         self, made: Fresh | None, compare: Recalled | None, body: Json, question: str, judge: AskJudge
     ) -> None:
-        try:
-            if compare is not None and made is not None and self.compare != "none":
-                right = await self._agree(text_of(orjson.loads(compare.body)), text_of(body), question, judge)
-                if right is not None:
-                    await self.router.label(made.request_id, right)
-            if made is not None:
-                await self.router.remember(made)
-        except Exception as exc:  # noqa: BLE001 - the edge of a background task: the caller has the answer already
-            log.warning("a fresh answer could not be remembered: %s: %s", type(exc).__name__, exc)
+        if compare is not None and made is not None and self.compare != "none":
+            await _or_logged("compared", self._compare(made, compare, body, question, judge))
+        if made is not None:
+            await _or_logged("remembered", self.router.remember(made))
+
+    async def _compare(self, made: Fresh, compare: Recalled, body: Json, question: str, judge: AskJudge) -> None:
+        right = await self._agree(text_of(orjson.loads(compare.body)), text_of(body), question, judge)
+        if right is not None:
+            await self.router.label(made.request_id, right)
 
     async def _agree(self, cached: str, afresh: str, question: str, judge: AskJudge) -> bool | None:
         if (told := agree(cached, afresh, Comparison(self.compare))) is not None:
             return told
         return verdict(await judge(question_for_judge(question, cached, afresh)))
+
+
+async def _or_logged(what: str, work: Awaitable[object]) -> None:
+    try:
+        await work
+    except Exception as exc:  # noqa: BLE001 - the edge of a background task: the caller has the answer already
+        log.warning("a fresh answer could not be %s: %s: %s", what, type(exc).__name__, exc)
 
 
 def text_of(body: Json) -> str:

@@ -98,3 +98,16 @@ async def test_what_must_stay_here_is_not_shown_to_a_hosted_judge(setup: Setup, 
     assert len(setup.small.calls) == 2
     assert setup.frontier.calls == []
     assert entries == 2  # remembered all the same
+
+
+async def test_a_judge_that_fails_costs_a_label_and_no_entry(setup: Setup, recall: Any) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step("go to settings"), Step("open settings")])
+    setup.frontier = FakeBackend("frontier/0", "huge", script=[Step(error=BadRequest("no"))])
+    setup.recall, setup.compare, setup.judge = recall("shadow"), "judge", "frontier"
+    async with running(setup) as service:
+        for text in (ASKED, AGAIN):
+            await service.ask(text)
+            await learnt(service)
+        assert service.router.cache is not None and service.router.recall is not None
+        entries, labels = (await service.router.cache.stats())["entries"], service.router.recall.monitor.labels
+    assert (entries, labels) == (2, [])
