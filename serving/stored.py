@@ -64,10 +64,12 @@ class StoredAnswers:
 
     async def delete(self, principal: Principal, query: str) -> Json:
         """Durable, and true for every replica, when it returns."""
-        asked = dict(parse_qsl(query, keep_blank_values=True))
-        if len(asked) != 1 or next(iter(asked)) not in KINDS:
+        asked = parse_qsl(query, keep_blank_values=True)
+        if len(asked) != 1 or asked[0][0] not in KINDS:
             raise BadRequest(f"say what to delete, by exactly one of: {', '.join(KINDS)}", param="entry")
-        kind, name = asked.popitem()
+        kind, name = asked[0]
+        if not name or (kind == "all" and name != "true"):
+            refuse(kind, "true" if kind == "all" else "a name")
         operator = self._operates(principal)
         if kind in ("namespace", "all") and not operator:
             raise Forbidden(f"deleting by {kind} needs a key with the role admin", param=kind)

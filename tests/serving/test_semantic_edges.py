@@ -111,3 +111,15 @@ async def test_a_judge_that_fails_costs_a_label_and_no_entry(setup: Setup, recal
         assert service.router.cache is not None and service.router.recall is not None
         entries, labels = (await service.router.cache.stats())["entries"], service.router.recall.monitor.labels
     assert (entries, labels) == (2, [])
+
+
+@pytest.mark.parametrize("query", ["all=false", "all=", "tenant=a&tenant=default", "tenant=", "namespace=", "entry="])
+async def test_a_deletion_that_is_not_clear_deletes_nothing(setup: Setup, recall: Any, query: str) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        await service.ask(ASKED)
+        await learnt(service)
+        async with service.http.delete(f"{service.url}/v1/farthing/cache?{query}") as response:
+            assert response.status == 400
+        kept, _ = await service.ask(ASKED)
+    assert kept.headers["x-farthing-cache"] == "exact"
