@@ -62,6 +62,7 @@ class RouterProcess:
     recall: Recall | None = None
     labels_file: Path | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _keeping: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def decide(self, facts: Facts, deadline_s: float) -> Decision | Refusal:
         until_s = time.monotonic() + deadline_s * LOOKUP_SHARE
@@ -168,8 +169,14 @@ class RouterProcess:
             self.encoder.close()
 
     async def _keep_labels(self) -> None:
-        if self.labels_file is not None and self.recall is not None:
-            await asyncio.to_thread(_write_whole, self.labels_file, json.dumps(self.recall.monitor.labels))
+        """One after the other: they share a draft. The label counts already, so a full disk is only logged."""
+        if self.labels_file is None or self.recall is None:
+            return
+        async with self._keeping:
+            try:
+                await asyncio.to_thread(_write_whole, self.labels_file, json.dumps(self.recall.monitor.labels))
+            except OSError as exc:
+                log.warning("the labels of the semantic cache could not be written: %s", exc)
 
     async def _show(self, learned: LearnedRouting) -> None:
         """Publish what the learned router is watched by."""

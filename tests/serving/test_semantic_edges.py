@@ -123,3 +123,11 @@ async def test_a_deletion_that_is_not_clear_deletes_nothing(setup: Setup, recall
             assert response.status == 400
         kept, _ = await service.ask(ASKED)
     assert kept.headers["x-farthing-cache"] == "exact"
+
+
+async def test_labels_that_come_together_are_all_kept(setup: Setup, recall: Any, tmp_path: Path) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        service.router.labels_file = tmp_path / "labels.json"
+        await asyncio.gather(*(service.router.label(f"req_{n}", True) for n in range(200)))
+        assert json.loads(service.router.labels_file.read_text(encoding="utf-8")) == []
