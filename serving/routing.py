@@ -148,8 +148,8 @@ class RouterProcess:
         parts = [
             await self.encoder.encode(texts[at : at + EMBED_AT_ONCE]) for at in range(0, len(texts), EMBED_AT_ONCE)
         ]
-        tokens = sum(self.text_encoder.count_tokens(texts))
-        return Embedded(b"".join(part.tobytes() for part in parts), self.text_encoder.dim, tokens)
+        tokens = await asyncio.to_thread(self.text_encoder.count_tokens, texts)  # a megabyte takes long
+        return Embedded(b"".join(part.tobytes() for part in parts), self.text_encoder.dim, sum(tokens))
 
     async def stats(self) -> dict[str, float]:
         return {} if self.cache is None else {**await self.cache.stats()}

@@ -131,3 +131,22 @@ async def test_labels_that_come_together_are_all_kept(setup: Setup, recall: Any,
         service.router.labels_file = tmp_path / "labels.json"
         await asyncio.gather(*(service.router.label(f"req_{n}", True) for n in range(200)))
         assert json.loads(service.router.labels_file.read_text(encoding="utf-8")) == []
+
+
+async def test_counting_the_tokens_of_embeddings_holds_up_no_decision(
+    setup: Setup, recall: Any, encoder: TextEncoder
+) -> None:
+    seen: list[int] = []
+
+    class Counting:
+        dim = encoder.dim
+
+        def count_tokens(self, texts: list[str]) -> list[int]:
+            seen.append(threading.get_ident())
+            return encoder.count_tokens(texts)
+
+    setup.recall = recall()
+    async with running(setup) as service:
+        service.router.text_encoder = cast(Any, Counting())
+        await service.router.embed(["a farthing"])
+    assert seen and threading.get_ident() not in seen
