@@ -43,7 +43,7 @@ def meaning_scope(asked: Asked, namespace: str) -> bytes | None:
     sampling parameter must be equal. The policy's version is not in it: what an entry's tier may serve is decided anew
     each time.
     """
-    messages = asked.body.get("messages")
+    messages = asked.body.get("messages") if asked.endpoint == "chat/completions" else None
     if not messages or messages[-1].get("role") != "user" or asked.images or not asked.text:
         return None
     last = {name: value for name, value in messages[-1].items() if name != "content"}

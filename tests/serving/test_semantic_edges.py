@@ -150,3 +150,13 @@ async def test_counting_the_tokens_of_embeddings_holds_up_no_decision(
         service.router.text_encoder = cast(Any, Counting())
         await service.router.embed(["a farthing"])
     assert seen and threading.get_ident() not in seen
+
+
+async def test_messages_beside_a_prompt_are_no_fault_of_ours(setup: Setup, recall: Any) -> None:
+    setup.recall = recall()
+    body = {"model": "small", "prompt": "Once upon a time", "messages": "x"}
+    async with (
+        running(setup) as service,
+        service.http.post(f"{service.url}/v1/completions", json=body) as response,
+    ):
+        assert response.status < 500
