@@ -184,10 +184,11 @@ class RouterProcess:
             self.metrics.router(learned.report(), learned.fell_back)
             await asyncio.sleep(ARTIFACT_LOOK_S * LOOKS_PER_STATS)
 
-    async def _tend(self, recall: Recall, cache: SemanticCache, wanted: SemanticConfig, sha256: str) -> None:
-        """Publish the figures, and take up a new artifact when the pointer moves."""
+    async def _tend(
+        self, recall: Recall, cache: SemanticCache, wanted: SemanticConfig, sha256: str, version: str
+    ) -> None:
+        """Publish the figures, and take up a new artifact when the pointer moves from `version`, the one in use."""
         artifacts = wanted.artifacts
-        version = current_version(artifacts) if artifacts else ""
         for look in itertools.count():
             if look % LOOKS_PER_STATS == 0:
                 self.metrics.semantic(await cache.stats(), recall.monitor)
@@ -196,8 +197,8 @@ class RouterProcess:
                 version = now
                 try:
                     loaded = await asyncio.to_thread(tune.load, artifacts, sha256)
-                except FarthingError as exc:
-                    log.error("the new thresholds are not taken up: %s", exc.message)
+                except (FarthingError, OSError) as exc:
+                    log.error("the new thresholds are not taken up: %s", exc)
                     continue
                 recall.use(_targeted(loaded.decider, wanted))
                 recall.monitor.renew(wanted.max_wrong_hit_rate, loaded.evidence_hits, loaded.evidence_wrong)
@@ -222,6 +223,7 @@ async def open_router(config: Config, runtime: Runtime, decider: Decider) -> Rou
     index = await asyncio.to_thread(_index, wanted, sha256, encoder.dim)
     tiers = [tier.name for tier in config.tiers]
     process.cache = await SemanticCache.open(runtime.semantic_file, index, tiers, bounds)
+    version = current_version(wanted.artifacts) if wanted.artifacts else ""  # before: a later one is seen as new
     rules, monitor = await asyncio.to_thread(_rules, wanted, sha256)
     process.labels_file = runtime.state / "semantic-labels.json"
     with suppress(OSError, ValueError):
@@ -232,7 +234,7 @@ async def open_router(config: Config, runtime: Runtime, decider: Decider) -> Rou
     process.recall = Recall(process.encoder, process.cache, rules, monitor, settings)
     if wanted.verifier is not None:
         process.recall.second = await asyncio.to_thread(_verifier, wanted, _device(config.embedding))
-    tend = process._tend(process.recall, process.cache, wanted, sha256)
+    tend = process._tend(process.recall, process.cache, wanted, sha256, version)
     process.tasks.append(asyncio.create_task(tend, name="semantic cache"))
     return process
 

@@ -160,3 +160,43 @@ async def test_messages_beside_a_prompt_are_no_fault_of_ours(setup: Setup, recal
         service.http.post(f"{service.url}/v1/completions", json=body) as response,
     ):
         assert response.status < 500
+
+
+async def test_new_thresholds_are_taken_up_while_it_serves_and_bad_ones_are_not(
+    setup: Setup, recall: Any, encoder: TextEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "ARTIFACT_LOOK_S", 0.01)
+    sha256, root = encoder.identity.sha256, tmp_path / "thresholds"
+    prior = tune.shipped(sha256).decider.pooled.to_json()
+
+    def publish(version: str, rules: bytes, encoder_sha256: str = sha256) -> None:
+        metrics = {"hits": 500, "wrong_hits": 3}
+        manifest = Manifest(tune.KIND, version, "2026-11-26", encoder_sha256, metrics=metrics)
+        artifacts.write(root, manifest, {"prior.json": prior, "rules.json": rules})
+
+    setup.recall = recall()
+    wanted = SemanticConfig(mode="serve", artifacts=root, max_wrong_hit_rate=0.03)
+    async with running(setup) as service:
+        router = service.router
+        assert router.recall is not None and router.cache is not None
+        before = router.recall.rules
+        tend = asyncio.create_task(router._tend(router.recall, router.cache, wanted, sha256, ""))
+        router.tasks.append(tend)
+        for version, rules, made_with in [
+            ("a", b"{}", "0" * 64),
+            ("b", b'{"nonsense": 1}', sha256),
+            ("c", b"[1", sha256),
+        ]:
+            publish(version, rules, made_with)
+            await asyncio.sleep(0.1)
+            router.check()
+            assert router.recall.rules is before
+        publish("d", b"{}")
+        until_s = time.monotonic() + 5
+        while router.recall.rules is before and time.monotonic() < until_s:
+            await asyncio.sleep(0.01)
+        router.check()
+        assert router.recall.rules.rules.max_wrong_hit_rate == 0.03  # the operator's, not the artifact's
+        assert (router.recall.monitor.evidence_hits, router.recall.monitor.evidence_wrong) == (500, 3)
+        first, _ = await service.ask(ASKED)
+    assert first.status == 200
