@@ -107,7 +107,7 @@ class Recall:
         epoch = self._cache.epoch()
         if vector is None:
             vector = (await self._encoder.encode([facts.text]))[0]
-        asked = _Asked(vector, facts.text, epoch)
+        asked = _Asked(vector.copy(), facts.text, epoch)  # a row of a batch, which would be held whole
         self._asked[facts.request_id] = asked
         if not lookup.serve:
             return Found("bypass", remember=True)

@@ -152,6 +152,18 @@ async def test_counting_the_tokens_of_embeddings_holds_up_no_decision(
     assert seen and threading.get_ident() not in seen
 
 
+async def test_a_question_on_its_way_holds_its_own_vector_and_not_a_whole_batch(setup: Setup, recall: Any) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        assert service.router.recall is not None and service.router.encoder is not None
+        many = asyncio.gather(*(service.router.encoder.encode([f"text {n}"]) for n in range(50)))
+        response, _ = await service.ask(ASKED)
+        await many
+        asked = service.router.recall._asked.get(response.headers["x-request-id"])
+    assert asked is not None
+    assert asked.vector.base is None
+
+
 async def test_messages_beside_a_prompt_are_no_fault_of_ours(setup: Setup, recall: Any) -> None:
     setup.recall = recall()
     body = {"model": "small", "prompt": "Once upon a time", "messages": "x"}
