@@ -127,5 +127,5 @@ def ended_well(body: Json) -> bool:
         len(choices) == 1
         and choices[0].get("finish_reason") == "stop"
         and bool(text_of(body))
-        and not (choices[0].get("message") or {}).get("tool_calls")
+        and not any((choices[0].get("message") or {}).get(name) for name in ("tool_calls", "function_call"))
     )

@@ -46,6 +46,9 @@ def meaning_scope(asked: Asked, namespace: str) -> bytes | None:
     messages = asked.body.get("messages") if asked.endpoint == "chat/completions" else None
     if not messages or messages[-1].get("role") != "user" or asked.images or not asked.text:
         return None
+    content = messages[-1].get("content")
+    if isinstance(content, list) and any(part.keys() != {"type", "text"} for part in content):
+        return None
     last = {name: value for name, value in messages[-1].items() if name != "content"}
     digest = hashlib.blake2b(orjson.dumps([FORMAT, namespace, asked.options.local_only]), digest_size=32)
     for name in sorted(asked.body.keys() - IGNORED):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from models.errors import BadRequest
@@ -18,7 +19,10 @@ from router.artifacts import Manifest
 from router.cache import tune
 from router.embedding.encoder import TextEncoder
 from serving import routing
+from serving.cache.key import meaning_scope
 from serving.config import SemanticCache as SemanticConfig
+from serving.semantic import ended_well
+from serving.wire.request import Limits, parse
 from tests.serving.conftest import Running, Setup, running
 
 ASKED = "How do I reset my password?"
@@ -212,3 +216,15 @@ async def test_new_thresholds_are_taken_up_while_it_serves_and_bad_ones_are_not(
         assert (router.recall.monitor.evidence_hits, router.recall.monitor.evidence_wrong) == (500, 3)
         first, _ = await service.ask(ASKED)
     assert first.status == 200
+
+
+@pytest.mark.parametrize("part", [{"type": "refusal", "refusal": "No."}, {"type": "text", "text": "x", "extra": 1}])
+def test_a_part_that_is_more_than_text_is_not_compared_by_meaning(part: dict[str, Any]) -> None:
+    content = [{"type": "text", "text": ASKED}, part]
+    body = {"model": "auto", "messages": [{"role": "user", "content": content}]}
+    assert meaning_scope(parse("chat/completions", orjson.dumps(body), Limits()), "") is None
+
+
+def test_a_call_of_a_function_in_the_old_form_is_no_answer_in_text_alone() -> None:
+    message = {"content": "a", "function_call": {"name": "f", "arguments": "{}"}}
+    assert not ended_well({"choices": [{"finish_reason": "stop", "message": message}]})
