@@ -193,12 +193,6 @@ def new_label(prefix: str, slot: int) -> str:
     return f"{prefix}{slot}:{secrets.token_hex(6)}"
 
 
-def slot_of(label: str, prefix: str) -> int | None:
-    """The slot a label was made for; None when the label is not this cluster's."""
-    parts = label.removeprefix(prefix).split(":")
-    return int(parts[0]) if label.startswith(prefix) and len(parts) == 2 and parts[0].isdigit() else None
-
-
 def day_of(at_s: float) -> str:
     return datetime.datetime.fromtimestamp(at_s, datetime.UTC).date().isoformat()
 

@@ -151,20 +151,6 @@ def folded_auroc(scores: Floats, positive: NDArray[np.bool_], folds: NDArray[np.
     return sum(s * v for s, v in kept) / sum(s for s, _ in kept) if kept else float("nan")
 
 
-def cost_curve(scores: Floats, quality: tuple[Floats, Floats], cost: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    """(mean cost, mean quality) while more and more prompts, highest score first, go from weak to strong.
-
-    quality, cost: of the weak and of the strong model, for each row.
-    """
-    ranking = Ranking.of(scores)
-    spent = curve_values(ranking, *cost)
-    return spent, curve_values(ranking, *quality)
-
-
-def curve_values(ranking: Ranking, weak: Floats, strong: Floats) -> Floats:
-    return ranking.curve(weak, strong).quality
-
-
 def aiq(cost: Floats, quality: Floats, max_cost: float) -> float:
     """RouterBench's average improvement in quality: area under the non-decreasing convex hull, over the largest cost.
 

@@ -282,10 +282,6 @@ class Config(_Frozen):
         return self.embedding.enabled or learned or self.cache.semantic.mode != "disabled"
 
     @property
-    def run_dir(self) -> Path:
-        return self.state_dir / "run"
-
-    @property
     def ledger_url(self) -> str:
         return self.ledger.url or f"sqlite:///{self.state_dir.resolve() / 'ledger.db'}"
 
