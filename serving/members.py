@@ -67,6 +67,7 @@ class Members:
         self._pool, self._file, self._capabilities, self._session = pool, file, capabilities, session
         self._known: dict[Member, Backend] = {}
         self._stamp: tuple[int, int] | None = None
+        self._trouble = ""
 
     async def keep(self) -> None:
         while True:
@@ -78,13 +79,15 @@ class Members:
         stamp = self._stamped()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             members = dict.fromkeys(read(self._file))
             made = {m: self._known[m] if m in self._known else self._backend(m) for m in members}
         except (OSError, ValueError, ssl.SSLError) as exc:
-            log.error("%s is not taken up, the pool stays as it was: %s", self._file, exc)
+            if str(exc) != self._trouble:  # tried again at every look, told once: a certificate may come a moment later
+                log.error("%s is not taken up, the pool stays as it was: %s", self._file, exc)
+            self._trouble = str(exc)
             return
+        self._stamp, self._trouble = stamp, ""
         log.warning("tier '%s' has %d members: %s", self._pool.name, len(made), ", ".join(m.url for m in made))
         self._known = made
         self._pool.replace(list(made.values()))

@@ -102,6 +102,23 @@ async def test_a_file_that_is_no_list_of_members_changes_nothing(
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]  # told once
 
 
+async def test_a_certificate_that_comes_later_is_waited_for(
+    file: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(**_: Any) -> None:
+        raise FileNotFoundError("no ca.pem yet")
+
+    pool = Pool("small", [])
+    members = Members(pool, file, Capabilities(), session)
+    publish(file, "a:1")
+    with monkeypatch.context() as patch:
+        patch.setattr("ssl.create_default_context", missing)
+        members.look()
+        assert pool.backends == []
+    members.look()
+    assert [backend.name for backend in pool.backends] == ["small/a:1"]
+
+
 async def test_a_pool_without_members_sends_requests_on(session: aiohttp.ClientSession) -> None:
     call = Call("chat/completions", {"messages": []}, "req_1", Deadline.after(1.0))
     with pytest.raises(Unavailable, match="no backend can be asked"):
