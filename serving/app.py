@@ -25,12 +25,14 @@ from serving.deciding import RemoteDecider
 from serving.engine_plan import local_facts, member_facts
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
+from serving.job import Opening, Outcome
 from serving.ledger.allowance import Allowance, LedgerUnreachable
 from serving.ledger.grants import Budgets, Lease, LeaseRequest
 from serving.ledger.journal import Journal
 from serving.ledger.keys import KeyTable, loader
 from serving.ledger.store import Store
-from serving.pipeline import Opening, Outcome, Pipeline
+from serving.memory import Memory
+from serving.pipeline import Pipeline
 from serving.runtime import Runtime, read_secret
 from serving.semantic import RouterCalls, Semantics
 from serving.side import SideRoutes
@@ -140,7 +142,7 @@ async def build_gateway(
     )
     version = policy_version(config)
     semantics = _semantics(config, router)
-    pipeline = Pipeline(tiers, decide, flights, cache, accounts, semantics)
+    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
     door = Admission(table, config.auth_required, allowance, read_secret(runtime.operator_token_file))
     stored = StoredAnswers(cache, router if semantics is not None else None, store, door)

@@ -24,8 +24,9 @@ from serving.admission import Admission, Principal
 from serving.asgi import ClientGoneError, Exchange
 from serving.cache.exact import Entry
 from serving.cache.key import cache_key, prompt_fingerprint, uncacheable
+from serving.job import Answer, Job, Opening
 from serving.ledger.row import Row
-from serving.pipeline import Answer, Job, Opening, Pipeline
+from serving.pipeline import Pipeline
 from serving.side import SideRoutes
 from serving.status import Status
 from serving.tiers import Tiers
@@ -176,8 +177,8 @@ class Gateway:
         cacheable = not uncacheable(asked, self._settings.sampled_cache)
         if cacheable:
             job.cache_key = cache_key(asked, row.tenant, row.policy_version, self._settings.namespace)
-        if self._pipeline.semantics is not None:
-            job.lookup = self._pipeline.semantics.lookup(asked, row.tenant, job.cache_use, cacheable)
+        if self._pipeline.memory.semantics is not None:
+            job.lookup = self._pipeline.memory.semantics.lookup(asked, row.tenant, job.cache_use, cacheable)
         return job
 
     def _draining(self) -> bool:

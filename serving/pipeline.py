@@ -7,7 +7,6 @@ no Ray, no provider: it is given tiers, a decider, a cache, a journal and an all
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -25,82 +24,22 @@ from models.errors import (
     Unsupported,
 )
 from models.pool import Reply
-from models.types import Call, Deadline, Json, Usage
-from router.decision import Decision, Facts, Fresh, Lookup, Recalled
+from models.types import Call, Usage
+from router.decision import Decision, Facts, Recalled
 from serving.accounts import Accounts, Spending
-from serving.cache.exact import Entry, ExactCache
-from serving.cache.key import prompt_fingerprint, storable
-from serving.flights import Flight, Flights, Subscription
-from serving.ledger.keys import ApiKey
-from serving.ledger.row import Row, Status
-from serving.request_id import new_id
-from serving.semantic import Semantics, ended_well, text_of
-from serving.tiers import ServingTier, Target, Tiers
-from serving.wire.assemble import assemble
-from serving.wire.options import CacheMode
-from serving.wire.request import Asked, Limits, facts, parse
+from serving.cache.exact import Entry
+from serving.flights import Flight, Flights
+from serving.job import Answer, Job, Opening, Outcome
+from serving.ledger.row import Status
+from serving.memory import Memory, aside
+from serving.semantic import text_of
+from serving.tiers import ServingTier, Tiers
+from serving.wire.request import facts
 
 ESTIMATED_CHARS_PER_TOKEN = 4
-JUDGE_DEADLINE_S = 60.0
-_MAKESHIFT = ("degraded_", "router_")  # reasons of answers that the policy did not want so, or was not asked about
-
-
-@dataclass(slots=True)
-class Job:
-    """One admitted request on its way: what was asked, what it may use, and its row."""
-
-    asked: Asked
-    row: Row
-    deadline: Deadline
-    target: Target
-    started_s: float
-    key: ApiKey
-    cache_use: CacheMode = "semantic"
-    cache_key: bytes | None = None
-    lookup: Lookup | None = None  # where an answer may be found by meaning
-    epoch: int = 0
-    decision: Decision | None = None
-    outcome: Outcome | None = None  # as this request's own caller got it
-    failure: FarthingError | None = None
-
-    @property
-    def reads_cache(self) -> bool:
-        return self.cache_use not in ("bypass", "off")
-
-    def elapsed_ms(self) -> float:
-        return (time.monotonic() - self.started_s) * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What is known when the first content is there; it goes into the headers."""
-
-    route: str
-    model: str
-    reason: str
-    streamed: bool
-    hit: Recalled | None = None  # the stored answer that is given instead
-
-
-@dataclass(slots=True)
-class Outcome:
-    """A finished answer: a body or the stream it came in, with its usage and what it cost."""
-
-    opening: Opening
-    usage: Usage
-    cost_nusd: int
-    body: Json | None = None
-    events: bytes = b""
-
-    def whole(self) -> Json | None:
-        """The answer as one body, put together from the stream if it came as one."""
-        if self.body is None:
-            self.body = assemble(self.events)
-        return self.body
 
 
 Decide = Callable[[Facts], Awaitable[Decision]]
-Answer = Subscription[Opening, Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +49,23 @@ class Pipeline:
     tiers: Tiers
     decide: Decide
     flights: Flights[Opening, Outcome]
-    cache: ExactCache | None
+    memory: Memory
     accounts: Accounts
-    semantics: Semantics | None = None
 
     async def recall(self, job: Job) -> Entry | None:
         """An exact answer to exactly this question, if there is one and the caller takes it."""
-        if self.cache is None or job.cache_key is None:
+        if self.memory.cache is None or job.cache_key is None:
             job.row.cache = "bypass"
             if job.lookup is None:
-                _allow_miss(job)
+                job.allow_miss()
             return None
-        job.epoch = self.cache.epoch()
+        job.epoch = self.memory.cache.epoch()
         if not job.reads_cache:
             job.row.cache = "bypass"
             return None
-        entry = await self.cache.get(job.cache_key)
+        entry = await self.memory.cache.get(job.cache_key)
         if entry is None and job.lookup is None:
-            _allow_miss(job)
+            job.allow_miss()
         return entry
 
     def answer(self, job: Job, share: bool) -> Answer:
@@ -161,7 +99,7 @@ class Pipeline:
             done: Status = "cached" if outcome.opening.hit else "answered"
             row.status = "cancelled" if flight.leader_gone else done
             row.http_status, row.error_code = 200, ""
-            self._remember(job, outcome)
+            self.memory.remember(job, outcome, partial(self._aside, job))
             return outcome
         finally:
             row.latency_ms = job.elapsed_ms()
@@ -172,7 +110,7 @@ class Pipeline:
         job.decision = decision = await self._decided(job)
         if decision.serve is not None:
             return self._serve(flight, job, decision.serve)
-        _allow_miss(job)
+        job.allow_miss()
         wanted, order = self._order(job, decision)
         failure: FarthingError | None = None
         for tier in order:
@@ -283,89 +221,11 @@ class Pipeline:
             cost = spending.charge(usage)
         return Outcome(opening, usage, cost, events=b"".join(parts))
 
-    def _remember(self, job: Job, outcome: Outcome) -> None:
-        """Store a whole answer of the wanted tier, before the flight ends: no twin may start in between.
-
-        An answer found by meaning is not stored anew: whoever deletes it must find all there is of it.
-        """
-        if job.cache_key is None or job.cache_use == "off" or outcome.opening.hit is not None:
-            return
-        if outcome.opening.reason.startswith(_MAKESHIFT) or outcome.usage.estimated:
-            return
-        body = outcome.whole()
-        if body is None or not storable(body):
-            return
-        self._learn(job, outcome, body)
-        job.row.cache_entry = job.cache_key.hex()
-        if self.cache is None:
-            return
-        self.cache.put(
-            Entry(
-                key=job.cache_key,
-                tenant=job.row.tenant,
-                tier=outcome.opening.route,
-                model=outcome.opening.model,
-                endpoint=job.asked.endpoint,
-                body=orjson.dumps(body),
-                usage=outcome.usage,
-                created_at_s=time.time(),
-                cost_nusd=outcome.cost_nusd,
-            ),
-            job.epoch,
-        )
-
-    def _learn(self, job: Job, outcome: Outcome, body: Json) -> None:
-        """Offer the answer to the semantic cache, and have it compared with the one that was near but not proven."""
-        decision = job.decision
-        if self.semantics is None or job.lookup is None or decision is None or not decision.remember:
-            return
-        if ended_well(body):
-            made = _fresh(job, outcome, job.lookup, body)
-            judge, may_leave = self.semantics.judge, not job.asked.options.local_only
-            compare = decision.compare if judge is None or may_leave or self.tiers[judge].local else None
-            self.semantics.learn(made, compare, body, job.asked.text, partial(self._ask_judge, job))
-
-    async def _ask_judge(self, job: Job, prompt: str) -> str:
-        """One more request, of the same tenant and key, with a row of its own. Raises what a request raises."""
-        assert self.semantics is not None and self.semantics.judge is not None
-        tier = self.semantics.judge
-        body = {"model": tier, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8, "temperature": 0}
-        asked = parse("chat/completions", orjson.dumps(body), Limits())
-        row = Row(
-            request_id=new_id(),
-            at_ms=int(time.time() * 1000),
-            tenant=job.row.tenant,
-            key_id=job.row.key_id,
-            requested_model=tier,
-            cache="bypass",
-            prompt_sha256=prompt_fingerprint(asked),
-            policy_version=job.row.policy_version,
-            tags=["judge"],
-        )
-        deadline = Deadline.after(JUDGE_DEADLINE_S)
-        asking = Job(asked, row, deadline, Target(tier), time.monotonic(), job.key, cache_use="off")
-        async with self.answer(asking, share=False) as answer:
+    async def _aside(self, job: Job, tier: str, prompt: str) -> str:
+        """A question of our own beside a caller's, under a row of its own. Raises what a request raises."""
+        async with self.answer(aside(job, tier, prompt), share=False) as answer:
             whole = (await answer.result()).whole()
         return text_of(whole) if whole else ""
-
-
-def _fresh(job: Job, outcome: Outcome, lookup: Lookup, body: Json) -> Fresh:
-    return Fresh(
-        request_id=job.row.request_id,
-        tenant=job.row.tenant,
-        lookup=lookup,
-        tier=outcome.opening.route,
-        model=outcome.opening.model,
-        body=orjson.dumps(body),
-        usage=outcome.usage,
-        cost_nusd=outcome.cost_nusd,
-    )
-
-
-def _allow_miss(job: Job) -> None:
-    """Raises NotCached for a caller who wanted an answer from the cache or none."""
-    if job.cache_use == "only":
-        raise NotCached("no stored answer fits this request, and farthing.cache 'only' forbids asking a model")
 
 
 def _call(job: Job) -> Call:

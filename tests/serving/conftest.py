@@ -42,6 +42,7 @@ from serving.ledger.keys import KeyTable, loader
 from serving.ledger.schema import requests
 from serving.ledger.store import Store
 from serving.ledger.writer import Writer
+from serving.memory import Memory
 from serving.pipeline import Pipeline
 from serving.routing import RouterProcess
 from serving.semantic import Semantics
@@ -177,7 +178,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
     stored = StoredAnswers(cache, router if semantics is not None else None, store, admission)
     app = Gateway(
         _settings(setup),
-        Pipeline(tiers, decide, flights, cache, accounts, semantics),
+        Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts),
         admission,
         Status(tiers, lambda: rules.version, None, time.time()),
         lambda: rules.version,
