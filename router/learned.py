@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from models.errors import ConfigError
 from router import features
 from router.decision import Decision, Facts
-from router.deployed import Deployed
+from router.deployed import Deployed, scored_by
 from router.estimators.base import Inputs
 from router.hot import HotArtifact
-from router.policy import RuleDecider, TierFacts, able_from, nobody_can, obstacle
+from router.policy import Band, RuleDecider, TierFacts, able_from, doubtful, nobody_can, obstacle
 
 MAX_CONVERSATIONS: Final = 20_000
 Vector = NDArray[np.float32]
@@ -43,7 +43,8 @@ class Settings:
     """mode: `shadow` decides and records, the rules act. rollout: the part of conversations it acts on, 0..1.
 
     deadline_s: for embedding and score together. margin: how much gain a conversation must miss or exceed the threshold
-    by before it changes tier, within sticky_s of its last turn.
+    by before it changes tier, within sticky_s of its last turn. band: gains in doubt (`policy.doubtful`), None: none;
+    band_acts: a conversation then stays with no tier, since it is not known which will have answered.
     """
 
     mode: Literal["shadow", "on"] = "on"
@@ -51,6 +52,8 @@ class Settings:
     deadline_s: float = 0.2
     margin: float = 0.1
     sticky_s: float = 1800.0
+    band: Band | None = None
+    band_acts: bool = False
 
 
 def wanted_tier(gain: float, threshold: float, worths: Sequence[Worth]) -> int:
@@ -130,11 +133,15 @@ class LearnedDecider:
         if gain is None:
             return self._rules.decide_now(facts)
         acts = self._acts(facts)
-        names, reason = able_from(self._wanted(deployed, facts, gain, acts), self._tiers, obstacles)
+        held = self._held.tier(facts) if acts else None
+        names, reason = able_from(self._wanted(deployed, gain, held), self._tiers, obstacles)
         score, version = round(gain, 4), deployed.manifest.version
         if acts:
-            self._held.hold(facts, names[0])
-            return Decision(names, reason, score, artifact=version)
+            band = self._settings.band if held is None else None
+            plan = doubtful(facts, self._tiers, gain, band, scored_by(deployed.manifest))
+            if plan is None or not self._settings.band_acts:
+                self._held.hold(facts, names[0])
+            return Decision(names, reason, score, artifact=version, cascade=plan)
         return replace(self._rules.decide_now(facts), score=score, artifact=version, shadow=names[0])
 
     def _gain(self, deployed: Deployed, facts: Facts, vector: Vector | None) -> float | None:
@@ -151,10 +158,9 @@ class LearnedDecider:
     def _acts(self, facts: Facts) -> bool:
         return self._settings.mode == "on" and rollout_place(facts) < self._settings.rollout
 
-    def _wanted(self, deployed: Deployed, facts: Facts, gain: float, acts: bool) -> int:
+    def _wanted(self, deployed: Deployed, gain: float, held: str | None) -> int:
         """Where a conversation holds a tier, it is left only for a score beyond the margin."""
         threshold = deployed.policy.threshold
-        held = self._held.tier(facts) if acts else None
         places = {tier.name: i for i, tier in enumerate(self._tiers)}
         if held is None or held not in places:
             return wanted_tier(gain, threshold, self._worths)

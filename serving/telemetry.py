@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["livesum", "livemax", "mostrecent"]  # of prometheus_client's, those in use here
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+PROBABILITY_BUCKETS = tuple(n / 10 for n in range(1, 10))
 BREAKER_LEVELS = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -69,6 +70,11 @@ class GatewayMetrics:
         self._retries = self._counter("upstream_retries", "Calls asked again", "backend")
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", "livemax", "backend")
         self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
+        self._cascade = self._counter("cascade_decisions", "Small answers on trial, by outcome", "outcome")
+        self._doing = Histogram(
+            "farthing_cascade_probability", "Said of them: that the answer will do",
+            registry=self._registry, buckets=PROBABILITY_BUCKETS,
+        )  # fmt: skip
         self._journal = self._counter("journal_errors", "Journal lines that could not be written")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -120,6 +126,11 @@ class GatewayMetrics:
 
     def router_fell_back(self, cause: str) -> None:
         self._router.labels(cause).inc()
+
+    def cascade_decided(self, outcome: str, probability: float | None) -> None:
+        self._cascade.labels(outcome).inc()
+        if probability is not None:
+            self._doing.observe(probability)
 
     def journal_failed(self) -> None:
         self._journal.inc()
