@@ -29,16 +29,22 @@ from router.estimators.linear import fit_logistic, sigmoid
 
 KIND: Final = "cascade"
 WHOLE: Final = 0  # the head for answers that have ended, however long they are
-PENALTY: Final = 1.0  # on standardised features
+PENALTY: Final = 10.0  # on standardised features
 _HEADS: Final = "heads.json"
+_LEAST: Final = -100.0
 _REACH: Final = 4.0  # standard deviations: what training never saw must not carry a probability away
 
-NAMES: Final = (
-    "mean", "least", "low_decile", "low_quartile", "median", "first",
-    "mean_entropy", "most_entropy", "mean_margin", "least_margin",
-    "log_tokens", "ended", "score",
-)  # fmt: skip
-"""An interface: an artifact stores the names it was trained on and is refused when they differ."""
+NAMES: Final = ("mean", "least", "low_quartile", "mean_entropy", "score")
+"""An interface: an artifact stores the names it was trained on and is refused when they differ.
+
+Few on purpose. With thirteen (deciles, the first token, margins, length) a head knew the kinds of questions it was
+trained on by heart and was worse on others (docs/cascade.md).
+"""
+_SIGNS: Final = np.array([1, 1, 1, -1, -1])
+"""What each may say at all: likelier tokens never speak against an answer, a gain from a stronger model never for it.
+
+Features that say nearly the same are else set against each other, which fits the questions at hand and no others.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +63,15 @@ class Token:
         rest = max(0.0, 1.0 - sum(listed))
         return -sum(p * math.log(p) for p in (*listed, rest) if p > 0.0)
 
-    @property
-    def margin(self) -> float:
-        """How far the likeliest is ahead of the next, in nats; NaN without two."""
-        return self.top[0] - self.top[1] if len(self.top) > 1 else math.nan
 
-
-def features(tokens: Sequence[Token], *, ended: bool, score: float | None = None) -> Floats:
+def features(tokens: Sequence[Token], score: float | None = None) -> Floats:
     """(len(NAMES),), NaN for what is not known. At least one token. A likelihood of 0 counts as the least there is."""
-    logprobs = np.maximum([token.logprob for token in tokens], -100.0)
-    low, quarter, middle = np.quantile(logprobs, [0.1, 0.25, 0.5])
-    entropies = np.array([token.entropy for token in tokens])
-    margins = np.minimum([token.margin for token in tokens], 100.0)
-    known = not np.isnan(entropies).all()
-    of_entropy = (np.nanmean(entropies), np.nanmax(entropies)) if known else (math.nan, math.nan)
-    ahead = not np.isnan(margins).all()
-    of_margin = (np.nanmean(margins), np.nanmin(margins)) if ahead else (math.nan, math.nan)
-    about = (math.log(len(tokens)), float(ended), math.nan if score is None else score)
-    spread = (logprobs.mean(), logprobs.min(), low, quarter, middle, logprobs[0])
-    return np.array([*spread, *of_entropy, *of_margin, *about], np.float64)
+    logprobs = np.maximum([token.logprob for token in tokens], _LEAST)
+    entropies = [token.entropy for token in tokens]
+    known = [one for one in entropies if not math.isnan(one)]
+    entropy = sum(known) / len(known) if known else math.nan
+    quarter = float(np.quantile(logprobs, 0.25))
+    return np.array([logprobs.mean(), logprobs.min(), quarter, entropy, math.nan if score is None else score])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +92,14 @@ class Head:
         spread = np.sqrt(np.where(known, (rows - mean) ** 2, 0.0).sum(axis=0) / counts)
         scale = np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0)
         head = cls(mean, scale, np.zeros(rows.shape[1]), 0.0)
-        fitted = fit_logistic(np.column_stack([head._standard(rows), np.ones(len(rows))]), right, PENALTY)
-        return replace(head, weights=fitted[:-1], bias=float(fitted[-1]))
+        design = np.column_stack([head._standard(rows), np.ones(len(rows))])
+        while True:
+            fitted = fit_logistic(design, right, PENALTY)
+            wrong = fitted[:-1] * _SIGNS < 0
+            if not wrong.any():
+                return replace(head, weights=fitted[:-1], bias=float(fitted[-1]))
+            worst = int(np.argmin(fitted[:-1] * _SIGNS))
+            design[:, worst] = 0.0
 
     def probability(self, rows: Floats) -> Floats:
         """(n,) for (n, len(NAMES))."""
@@ -140,7 +142,7 @@ class Cascade:
         """The first `tokens_k` tokens count, all of them where the answer has ended. A score of other origin than the
         one learned from says nothing: it counts as usual."""
         known = score if scored_by == self.scored_by else None
-        rows = features(tokens if ended else tokens[: self.tokens_k], ended=ended, score=known)
+        rows = features(tokens if ended else tokens[: self.tokens_k], known)
         probability = float((self.whole if ended else self.early).probability(rows[None])[0])
         return Verdict(probability >= self.accept_at, probability)
 

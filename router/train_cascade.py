@@ -70,12 +70,19 @@ class Generations:
         ids, groups, prompts, tokens, correct = zip(*rows, strict=True) if rows else ([], [], [], [], [])
         return cls(list(ids), np.array(groups), list(prompts), list(tokens), np.array(correct, np.float64))
 
+    def of_groups(self, names: Sequence[str] | None) -> Generations:
+        """All where none are named."""
+        at = [i for i, group in enumerate(self.groups.tolist()) if not names or group in names]
+        if not at:
+            raise ConfigError("no answer is of these groups")
+        ids, prompts = [self.ids[i] for i in at], [self.prompts[i] for i in at]
+        return Generations(ids, self.groups[at], prompts, [self.tokens[i] for i in at], self.correct[at])
+
     def rows(self, tokens_k: int, scores: Floats) -> Floats:
-        """(n, features) after `tokens_k` tokens, or of whole answers. An answer that has ended by then is whole."""
+        """(n, features) after `tokens_k` tokens, or of whole answers."""
         found = []
         for tokens, score in zip(self.tokens, scores, strict=True):
-            ended = tokens_k == WHOLE or len(tokens) <= tokens_k
-            found.append(features(tokens if ended else tokens[:tokens_k], ended=ended, score=float(score)))
+            found.append(features(tokens[: tokens_k or None], float(score)))
         return np.array(found)
 
     def longer_than(self, tokens_k: int) -> NDArray[np.bool_]:

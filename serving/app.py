@@ -18,7 +18,6 @@ from models.errors import ConfigError
 from models.upstream.openai import make_session
 from router.artifacts import current_version
 from router.cascade import Cascade, Heads
-from router.decision import Decider
 from router.hot import Hot
 from router.policy import RuleDecider
 from serving.accounts import Accounts
@@ -58,7 +57,7 @@ log = logging.getLogger(__name__)
 LeaseCall = Callable[[LeaseRequest], Awaitable[Lease]]
 
 
-def build_decider(config: Config) -> Decider:
+def build_decider(config: Config) -> RuleDecider:
     """The decider of the router deployment, and of a gateway that needs only its version."""
     cascade = config.routing.cascade
     by_rules = cascade.mode != "off" and config.routing.decider == "rules"
@@ -156,7 +155,7 @@ async def build_gateway(
     )
     version = policy_version(config)
     semantics = _semantics(config, router)
-    cascade = await asyncio.to_thread(_cascade, config, metrics)
+    cascade = await asyncio.to_thread(build_cascade, config, metrics)
     pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, cascade)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
     door = Admission(table, config.auth_required, allowance, read_secret(runtime.operator_token_file))
@@ -172,7 +171,7 @@ async def build_gateway(
     return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks, semantics)
 
 
-def _cascade(config: Config, metrics: GatewayMetrics) -> Cascading | None:
+def build_cascade(config: Config, metrics: GatewayMetrics) -> Cascading | None:
     """Raises ConfigError for an artifact that cannot be loaded, or was not trained for so many tokens."""
     wanted = config.routing.cascade
     if wanted.mode == "off":

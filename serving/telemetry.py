@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -71,10 +71,9 @@ class GatewayMetrics:
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", "livemax", "backend")
         self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
         self._cascade = self._counter("cascade_decisions", "Small answers on trial, by outcome", "outcome")
-        self._doing = Histogram(
-            "farthing_cascade_probability", "Said of them: that the answer will do",
-            registry=self._registry, buckets=PROBABILITY_BUCKETS,
-        )  # fmt: skip
+        self._doing = self._histogram(
+            "cascade_probability", "Said of them: that the answer will do", buckets=PROBABILITY_BUCKETS
+        )
         self._journal = self._counter("journal_errors", "Journal lines that could not be written")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -83,8 +82,8 @@ class GatewayMetrics:
     def _gauge(self, name: str, text: str, mode: Mode, *labels: str) -> Gauge:
         return Gauge(f"farthing_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)
 
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=LATENCY_BUCKETS_S)
+    def _histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY_BUCKETS_S) -> Histogram:
+        return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=buckets)
 
     def started(self) -> None:
         self._in_flight.inc()

@@ -26,8 +26,8 @@ FRONTIER = TierFacts("frontier", 200_000)
 logprobs = st.floats(-200, 0, allow_nan=False)
 
 
-def named(tokens: list[Token], *, ended: bool = True, score: float | None = None) -> dict[str, float]:
-    return dict(zip(NAMES, features(tokens, ended=ended, score=score).tolist(), strict=True))
+def named(tokens: list[Token], score: float | None = None) -> dict[str, float]:
+    return dict(zip(NAMES, features(tokens, score).tolist(), strict=True))
 
 
 def facts(**changes: object) -> Facts:
@@ -39,17 +39,17 @@ def test_features_of_known_tokens() -> None:
     even = (math.log(0.5), math.log(0.5))
     found = named([Token(math.log(0.5), even), Token(math.log(0.25), (math.log(0.5), math.log(0.25)))], score=0.3)
     assert found["mean"] == pytest.approx(math.log(0.125) / 2)
-    assert found["least"] == pytest.approx(math.log(0.25)) and found["first"] == pytest.approx(math.log(0.5))
-    third = 0.5 * math.log(2) + 0.5 * math.log(4)  # a half, a quarter, and the rest, a quarter
-    assert found["mean_entropy"] == pytest.approx((math.log(2) + third) / 2)
-    assert found["mean_margin"] == pytest.approx(math.log(2) / 2) and found["least_margin"] == pytest.approx(0.0)
-    assert (found["log_tokens"], found["ended"], found["score"]) == (pytest.approx(math.log(2)), 1.0, 0.3)
+    assert found["least"] == pytest.approx(math.log(0.25))
+    assert found["low_quartile"] == pytest.approx(math.log(0.25) + 0.25 * math.log(2))
+    other = 0.5 * math.log(2) + 0.5 * math.log(4)  # a half, a quarter, and the rest, a quarter
+    assert found["mean_entropy"] == pytest.approx((math.log(2) + other) / 2)
+    assert found["score"] == 0.3
 
 
 def test_what_is_not_known_is_nan() -> None:
-    found = named([Token(-1.0)], ended=False)
+    found = named([Token(-1.0)])
     unknown = {name for name, value in found.items() if math.isnan(value)}
-    assert unknown == {"mean_entropy", "most_entropy", "mean_margin", "least_margin", "score"}
+    assert unknown == {"mean_entropy", "score"}
 
 
 @given(st.lists(st.tuples(logprobs, st.lists(logprobs, max_size=5)), min_size=1, max_size=20))
@@ -57,12 +57,12 @@ def test_a_head_always_gives_a_probability(given: list[tuple[float, list[float]]
     tokens = [Token(one, tuple(sorted(top, reverse=True))) for one, top in given]
     rng = np.random.default_rng(0)
     head = Head.fit(rng.normal(size=(50, len(NAMES))), rng.integers(0, 2, 50).astype(float))
-    said = head.probability(features(tokens, ended=False)[None])
+    said = head.probability(features(tokens)[None])
     assert 0.0 <= said[0] <= 1.0
 
 
 def test_a_likelihood_of_zero_is_no_accident() -> None:
-    assert np.isfinite(features([Token(-math.inf, (0.0, -math.inf))], ended=True, score=0.0)).all()
+    assert np.isfinite(features([Token(-math.inf, (0.0, -math.inf))], 0.0)).all()
 
 
 def generations(count: int, seed: int = 0) -> list[dict[str, object]]:
