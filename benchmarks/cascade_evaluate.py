@@ -60,7 +60,11 @@ class Known:
 
     def doing(self, tokens_k: int) -> Floats:
         """(n,) chance that the small answer will do, after so many tokens and with the prompt's score, out of fold."""
-        return self._by_heads(tokens_k, gain(self.prompt))
+        return self._by_heads(tokens_k, 1.0 - self.prompt[:, 0])
+
+    def worth(self, tokens_k: int) -> Floats:
+        """That, less the chance that the strong one is right: what the service's rule looks at."""
+        return self.doing(tokens_k) - self.prompt[:, 1]
 
     def doing_without_prompt(self, tokens_k: int) -> Floats:
         return self._by_heads(tokens_k, np.zeros(len(self.made)))
@@ -200,12 +204,12 @@ def _policies(known: Known, requests: Requests) -> dict[str, Policy]:
         "prompt only": by_prompt(requests, up),
     }
     for tokens_k in READ:
-        found[f"cascade {_read(tokens_k)}"] = by_cascade(requests, known.doing(tokens_k), tokens_k)
-    for tokens_k in (16, WHOLE):
-        plain = known.made.rows(tokens_k, np.zeros(len(known.made)))[:, NAMES.index("mean")]
-        found[f"mean alone, {_read(tokens_k)}"] = by_cascade(requests, plain, tokens_k)
+        found[f"cascade {_read(tokens_k)}"] = by_cascade(requests, known.worth(tokens_k), tokens_k)
+    found["16, fixed accept_at"] = by_cascade(requests, known.doing(16), 16)
+    plain = known.made.rows(16, np.zeros(len(known.made)))[:, NAMES.index("mean")]
+    found["16, mean alone"] = by_cascade(requests, plain, 16)
     for half in BANDS:
-        found[f"band ± {half:.0%}, 16"] = by_band(requests, up, known.doing(16), 16, half)
+        found[f"band ± {half:.0%}, 16"] = by_band(requests, up, known.worth(16), 16, half)
     return found | {"oracle": by_prompt(requests, known.outcomes.gain / requests.strong_cost)}
 
 

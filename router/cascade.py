@@ -23,6 +23,7 @@ import numpy as np
 from models.errors import ConfigError
 from router import artifacts
 from router.artifacts import Manifest
+from router.decision import CascadePlan
 from router.deployed import version_of
 from router.estimators.base import Floats
 from router.estimators.linear import fit_logistic, sigmoid
@@ -41,7 +42,7 @@ Few on purpose. With thirteen (deciles, the first token, margins, length) a head
 trained on by heart and was worse on others (docs/cascade.md).
 """
 _SIGNS: Final = np.array([1, 1, 1, -1, -1])
-"""What each may say at all: likelier tokens never speak against an answer, a gain from a stronger model never for it.
+"""What each may say at all: likelier tokens never speak against an answer, a harder prompt never for it.
 
 Features that say nearly the same are else set against each other, which fits the questions at hand and no others.
 """
@@ -129,22 +130,24 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """An artifact in use: after `tokens_k` tokens, or at the answer's end, accept from `accept_at` on."""
+    """An artifact in use: after `tokens_k` tokens, or at the answer's end, accept from `accept_at` on; None: from where
+    the plan says, from a half where it does not."""
 
     tokens_k: int
-    accept_at: float
+    accept_at: float | None
     early: Head
     whole: Head
     scored_by: str
     version: str
 
-    def judge(self, tokens: Sequence[Token], *, ended: bool, score: float | None, scored_by: str) -> Verdict:
+    def judge(self, tokens: Sequence[Token], plan: CascadePlan, *, ended: bool) -> Verdict:
         """The first `tokens_k` tokens count, all of them where the answer has ended. A score of other origin than the
         one learned from says nothing: it counts as usual."""
-        known = score if scored_by == self.scored_by else None
+        known = plan.score if plan.scored_by == self.scored_by else None
         rows = features(tokens if ended else tokens[: self.tokens_k], known)
         probability = float((self.whole if ended else self.early).probability(rows[None])[0])
-        return Verdict(probability >= self.accept_at, probability)
+        stated = self.accept_at if self.accept_at is not None else plan.accept_at
+        return Verdict(probability >= (0.5 if stated is None else stated), probability)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,7 @@ class Heads:
         files = {_HEADS: json.dumps(stated, indent=1).encode()}
         return artifacts.write(root, replace(self.manifest, version=version_of(files, self.manifest)), files)
 
-    def using(self, tokens_k: int, accept_at: float) -> Cascade:
+    def using(self, tokens_k: int, accept_at: float | None) -> Cascade:
         """Raises ConfigError for a number of tokens that was not trained for."""
         if tokens_k not in self.heads or tokens_k == WHOLE:
             trained = ", ".join(str(tokens) for tokens in sorted(self.heads) if tokens != WHOLE)

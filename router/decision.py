@@ -87,12 +87,15 @@ class Fresh:
 class CascadePlan:
     """`tier` may begin to answer, to be kept or dropped by the probabilities of its first tokens (docs/cascade.md).
 
-    `score` is the prompt's and `scored_by` whose it is, as an artifact of the cascade names it.
+    `score`, 0..1, is how likely the prompt alone makes that tier fail, and `scored_by` who says so. `accept_at` is the
+    least probability of being right that is enough, where the router knows: the stronger tier's, less the gain that is
+    not worth its price.
     """
 
     tier: str
     score: float
     scored_by: str
+    accept_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

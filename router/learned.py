@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.errors import ConfigError
 from router import features
-from router.decision import Decision, Facts
+from router.decision import CascadePlan, Decision, Facts
 from router.deployed import Deployed, scored_by
 from router.estimators.base import Inputs
 from router.hot import HotArtifact
@@ -129,8 +129,9 @@ class LearnedDecider:
         if all(obstacles):
             raise nobody_can(obstacles)
         deployed = self._artifact.get()
-        gain = self._gain(deployed, facts, vector)
-        if gain is None:
+        inputs = self._inputs(deployed, facts, vector)
+        gain = self._gain(deployed, inputs)
+        if inputs is None or gain is None:
             return self._rules.decide_now(facts)
         acts = self._acts(facts)
         held = self._held.tier(facts) if acts else None
@@ -138,17 +139,28 @@ class LearnedDecider:
         score, version = round(gain, 4), deployed.manifest.version
         if acts:
             band = self._settings.band if held is None else None
-            plan = doubtful(facts, self._tiers, gain, band, scored_by(deployed.manifest))
+            plan = self._plan(deployed, inputs) if doubtful(facts, self._tiers, gain, band) else None
             if plan is None or not self._settings.band_acts:
                 self._held.hold(facts, names[0])
             return Decision(names, reason, score, artifact=version, cascade=plan)
         return replace(self._rules.decide_now(facts), score=score, artifact=version, shadow=names[0])
 
-    def _gain(self, deployed: Deployed, facts: Facts, vector: Vector | None) -> float | None:
+    def _inputs(self, deployed: Deployed, facts: Facts, vector: Vector | None) -> Inputs | None:
         if vector is None or vector.shape != (deployed.stack.dim,):
             self.fell_back["no_vector"] += 1
             return None
-        inputs = Inputs(vector[None].astype(np.float32), features.of_facts(facts)[None])
+        return Inputs(vector[None].astype(np.float32), features.of_facts(facts)[None])
+
+    def _plan(self, deployed: Deployed, inputs: Inputs) -> CascadePlan:
+        """The tokens will say anew how likely the first tier is right; the last tier's chance, and what gain is worth
+        its price, stand as they are."""
+        weak, strong = deployed.stack.predict(inputs)[0].tolist()
+        worth = deployed.policy.threshold
+        return CascadePlan(self._tiers[0].name, 1.0 - weak, scored_by(deployed.manifest), strong - worth)
+
+    def _gain(self, deployed: Deployed, inputs: Inputs | None) -> float | None:
+        if inputs is None:
+            return None
         gain = float(deployed.gain(inputs)[0])
         if not np.isfinite(gain):
             self.fell_back["no_score"] += 1

@@ -69,22 +69,18 @@ Band = tuple[float, float]
 RULES = "rules"
 
 
-def doubtful(
-    facts: Facts, tiers: Sequence[TierFacts], score: float, band: Band | None, scored_by: str
-) -> CascadePlan | None:
-    """A plan where the score lies in the band, ends included, and the first tier and a stronger one can answer.
+def doubtful(facts: Facts, tiers: Sequence[TierFacts], score: float, band: Band | None) -> bool:
+    """Whether the score lies in the band, ends included, and the first tier and a stronger one can answer.
 
     Not for tools and JSON schemas: an answer forced into a form is sure of its form, whatever it says. Nor for one tier
     alone: there would be nobody to turn to.
     """
     if band is None or not band[0] <= score <= band[1]:
-        return None
+        return False
     if facts.tools or facts.tool_results or facts.json_schema:
-        return None
+        return False
     able = [tier for tier in tiers if obstacle(tier, facts) is None]
-    if len(able) < 2 or able[0] is not tiers[0]:
-        return None
-    return CascadePlan(tiers[0].name, score, scored_by)
+    return len(able) > 1 and able[0] is tiers[0]
 
 
 class RuleDecider:
@@ -118,5 +114,6 @@ class RuleDecider:
         score = shape(facts).score
         wanted = max((i for i, least in self._steps if score >= least), default=0)
         names, reason = able_from(wanted, self._tiers, obstacles)
-        plan = doubtful(facts, self._tiers, score, self._band, RULES)
+        in_doubt = doubtful(facts, self._tiers, score, self._band)
+        plan = CascadePlan(self._tiers[0].name, score, RULES) if in_doubt else None
         return Decision(tiers=names, reason=reason, score=round(score, 4), cascade=plan)

@@ -130,14 +130,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def prompt_scores(made: Generations, artifact: Path | None, cache: Path | None) -> tuple[Floats, str, str]:
-    """(scores, whose they are, the encoder's hash): what the decider of a running service would have scored."""
+    """(scores, whose they are, the encoder's hash): what a `CascadePlan` of the running service would have said."""
     if artifact is None:
         found = [shape(_facts(prompt)).score for prompt in made.prompts]
         return np.array(found), RULES, ""
     encoder = load_default()
     deployed = Deployed.load(artifact, encoder.identity.sha256)
     inputs = Inputs(embed(made.prompts, encoder, cache, say), prompt_features.of_texts(made.prompts))
-    return deployed.gain(inputs), scored_by(deployed.manifest), encoder.identity.sha256
+    return 1.0 - deployed.stack.predict(inputs)[:, 0], scored_by(deployed.manifest), encoder.identity.sha256
 
 
 def _facts(prompt: str) -> Facts:

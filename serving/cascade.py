@@ -150,8 +150,7 @@ class Gate:
             return self.wanted
         if not self._ended and (waits or len(self.tokens) < self._cascade.tokens_k):
             return None
-        plan = self._plan
-        self.verdict = self._cascade.judge(self.tokens, ended=self._ended, score=plan.score, scored_by=plan.scored_by)
+        self.verdict = self._cascade.judge(self.tokens, self._plan, ended=self._ended)
         names: tuple[Outcome, Outcome] = ("kept", "dropped") if self.acts else ("would_keep", "would_drop")
         self._cascading.decided(names[not self.verdict.accepted], self.verdict.probability)
         return self.verdict.accepted

@@ -153,7 +153,7 @@ class Cascade(_Frozen):
     mode: Literal["off", "shadow", "act"] = "off"
     tokens: Positive = 16
     band: tuple[float, float] = (0.0, 1.0)  # of the router's score, ends included
-    accept_at: Annotated[float, Field(ge=0, le=1)] = 0.5
+    accept_at: Annotated[float, Field(ge=0, le=1)] | None = None  # None: by the learned router's threshold
     full_answer: bool = False  # judge unary answers when they are whole
     artifacts: Path | None = None
 

@@ -17,12 +17,13 @@ from router import artifacts
 from router.__main__ import main
 from router.artifacts import Manifest
 from router.cascade import KIND, NAMES, WHOLE, Head, Heads, Token, features
-from router.decision import Facts
+from router.decision import CascadePlan, Facts
 from router.policy import RULES, RuleDecider, TierFacts, doubtful
 from router.train_cascade import Generations, out_of_fold, quality
 
 SMALL = TierFacts("small", 4096, images=False, tools=False, local=True)
 FRONTIER = TierFacts("frontier", 200_000)
+NO_SCORE = CascadePlan("small", 0.0, "")
 logprobs = st.floats(-200, 0, allow_nan=False)
 
 
@@ -105,12 +106,10 @@ def test_train_writes_an_artifact_that_judges(file: Path, tmp_path: Path, capsys
     cascade = heads.using(4, 0.5)
     sure, unsure = [Token(-0.05, (-0.05, -4.0))] * 6, [Token(-2.0, (-2.0, -2.1))] * 6
     for ended in (False, True):
-        assert cascade.judge(sure, ended=ended, score=None, scored_by="").accepted
-        assert not cascade.judge(unsure, ended=ended, score=None, scored_by="").accepted
+        assert cascade.judge(sure, NO_SCORE, ended=ended).accepted
+        assert not cascade.judge(unsure, NO_SCORE, ended=ended).accepted
     late = [*unsure[:4], *([sure[0]] * 20)]  # what comes after the fourth token does not count
-    assert cascade.judge(late, ended=False, score=None, scored_by="") == cascade.judge(
-        unsure, ended=False, score=None, scored_by=""
-    )
+    assert cascade.judge(late, NO_SCORE, ended=False) == cascade.judge(unsure, NO_SCORE, ended=False)
     with pytest.raises(ConfigError, match="trained for 4 tokens, not 5"):
         heads.using(5, 0.5)
 
@@ -122,8 +121,29 @@ def test_a_score_of_other_origin_counts_as_usual() -> None:
     head = Head(mean, np.ones(len(NAMES)), weights, 0.0)
     cascade = Heads(Manifest(KIND, "v", ""), {4: head, WHOLE: head}, "mine").using(4, 0.5)
     token = [Token(-1.0)]
-    assert cascade.judge(token, ended=True, score=3.0, scored_by="mine").probability > 0.9
-    assert cascade.judge(token, ended=True, score=3.0, scored_by="another").probability == 0.5
+    assert cascade.judge(token, CascadePlan("small", 3.0, "mine"), ended=True).probability > 0.9
+    assert cascade.judge(token, CascadePlan("small", 3.0, "another"), ended=True).probability == 0.5
+
+
+@pytest.mark.parametrize(
+    ("stated", "planned", "accepted"),
+    [(None, None, True), (None, 0.6, False), (None, -0.2, True), (0.7, 0.1, False), (0.4, 0.9, True)],
+)
+def test_the_configuration_goes_before_the_plan_and_the_plan_before_a_half(
+    stated: float | None, planned: float | None, accepted: bool
+) -> None:
+    head = Head(np.zeros(len(NAMES)), np.ones(len(NAMES)), np.zeros(len(NAMES)), 0.0)  # always a half
+    cascade = Heads(Manifest(KIND, "v", ""), {4: head, WHOLE: head}, RULES).using(4, stated)
+    verdict = cascade.judge([Token(-1.0)], CascadePlan("small", 0.0, RULES, planned), ended=True)
+    assert verdict.probability == 0.5 and verdict.accepted is accepted
+
+
+def test_no_feature_speaks_the_wrong_way() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(400, len(NAMES)))
+    right = (rng.random(400) < 1 / (1 + np.exp(rows[:, 0] - rows[:, 3]))).astype(float)  # the wrong way round
+    head = Head.fit(rows, right)
+    assert (head.weights[:3] >= 0).all() and (head.weights[3:] <= 0).all()
 
 
 @pytest.mark.parametrize("damage", ["kind", "features", "head", "json"])
@@ -160,16 +180,15 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, object]) -> None:
 def test_the_band_has_both_its_ends() -> None:
     tiers = [SMALL, FRONTIER]
     band = (0.2, 0.4)
-    inside = [doubtful(facts(), tiers, score, band, RULES) is not None for score in (0.19, 0.2, 0.4, 0.41)]
-    assert inside == [False, True, True, False]
-    assert doubtful(facts(), tiers, 0.3, None, RULES) is None
+    assert [doubtful(facts(), tiers, score, band) for score in (0.19, 0.2, 0.4, 0.41)] == [False, True, True, False]
+    assert not doubtful(facts(), tiers, 0.3, None)
 
 
 @pytest.mark.parametrize(
     "changes", [{"tools": True}, {"tool_results": True}, {"json_schema": True}, {"images": True}, {"local_only": True}]
 )
 def test_what_cannot_be_tried_has_no_plan(changes: dict[str, object]) -> None:
-    assert doubtful(facts(**changes), [SMALL, FRONTIER], 0.3, (0.0, 1.0), RULES) is None
+    assert not doubtful(facts(**changes), [SMALL, FRONTIER], 0.3, (0.0, 1.0))
 
 
 def test_the_rules_plan_within_their_band_and_their_version_says_so() -> None:

@@ -138,9 +138,13 @@ def test_gains_in_the_band_are_planned_for_the_cascade(root: Path, deployed: Dep
     made = decider(root, Settings(band=(-1.0, 1.0), band_acts=True))
     decision = made.decide_with(facts(), vector(3))
     assert decision.cascade is not None and decision.tiers == ("frontier", "small")
-    assert decision.cascade.tier == "small" and decision.cascade.scored_by == scored_by(
-        Deployed.load(root, ENCODER).manifest
-    )
+    assert decision.cascade.tier == "small" and 0.0 <= decision.cascade.score <= 1.0
+    assert decision.cascade.accept_at is not None and decision.score is not None
+    enough = (
+        1.0 - decision.cascade.score >= decision.cascade.accept_at
+    )  # before any token: as the router itself decides
+    assert enough == (decision.score < deployed.policy.threshold)
+    assert decision.cascade.scored_by == scored_by(Deployed.load(root, ENCODER).manifest)
     assert decider(root, Settings(band=(0.99, 1.0))).decide_with(facts(), vector(3)).cascade is None
     assert decider(root, Settings(mode="shadow", band=(-1.0, 1.0))).decide_with(facts(), vector(3)).cascade is None
 
