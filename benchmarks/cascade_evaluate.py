@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cascade_policies import BUDGETS, Policy, Requests, at_budgets, by_band, by_cascade, by_prompt
+from benchmarks.cascade_policies import BUDGETS, Policy, Requests, at_budgets, by_band, by_cascade, by_chance, by_prompt
 from models.errors import ConfigError
 from router import baselines, folds, plots, tables
 from router.cascade import NAMES, WHOLE
@@ -33,6 +33,11 @@ ALWAYS_RIGHT: Final = "always right"
 TEMPLATE_TOKENS: Final = 10  # of a chat template around the question, which is counted by characters
 SIGNALS: Final = ("mean", "low_quartile")
 SPLITS: Final = ("seen", "unseen")
+DRAWN: Final = {
+    "random": ("#bbbbbb", 1.0), "prompt only": ("#1f6feb", 2.0), "cascade 4": ("#f0b0a8", 1.0),
+    "cascade 8": ("#e07060", 1.0), "cascade 16": ("#b3261e", 2.2), "16, mean alone": ("#2e7d32", 1.0),
+    "band ± 25%, 16": ("#8e24aa", 1.0), "oracle": ("#777777", 1.0),
+}  # fmt: skip
 Folds = NDArray[np.int64]
 
 
@@ -86,15 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{setting['rows']} prompts of {setting['groups']} groups: {' and '.join(setting['pair'])}, "
           f"{setting['weak']:.1%} and {setting['strong']:.1%} right, only the second {setting['only_strong']:.1%}, "
           f"only the first {setting['only_weak']:.1%}")  # fmt: skip
-    results = {}
-    for split in SPLITS:
-        known = _known(made, samples, split, arguments.resamples)
-        results[split] = _show(known, split, arguments.ratio)
-        if arguments.png is not None:
-            requests = _requests(known, arguments.ratio[-1])
-            title = f"{' and '.join(setting['pair'])}\ngroups {split}, price ratio {arguments.ratio[-1]:g}"
-            path = arguments.png.with_stem(f"{arguments.png.stem}-{split}")
-            _draw(path, title, _policies(known, requests), requests)
+    found = {split: _known(made, samples, split, arguments.resamples) for split in SPLITS}
+    results = {split: _show(known, split, arguments.ratio) for split, known in found.items()}
+    if arguments.png is not None:
+        _draw(arguments.png, " and ".join(setting["pair"]), found, arguments.ratio[-1])
     head = {"benchmark": "cascade", **setting, "budgets": SHOWN, "resamples": arguments.resamples}
     print(json.dumps(head | {"splits": results}))
     return 0
@@ -199,7 +199,7 @@ def _signals(known: Known) -> list[dict[str, Any]]:
 def _policies(known: Known, requests: Requests) -> dict[str, Policy]:
     up = gain(known.prompt)
     found = {
-        "random": by_prompt(requests, baselines.random(known.outcomes, 0)),
+        "random": by_chance(requests),
         "length": by_prompt(requests, baselines.length(known.outcomes)),
         "prompt only": by_prompt(requests, up),
     }
@@ -252,15 +252,18 @@ def _span(pair: list[float]) -> str:
     return f"[{pair[0]:.3f}, {pair[1]:.3f}]"
 
 
-def _draw(path: Path, title: str, policies: Mapping[str, Policy], requests: Requests) -> None:
-    drawn, (axes,) = plots.figure(1)
-    low, high = float(requests.small_cost.mean()), float(requests.strong_cost.mean())
-    styles = {"prompt only": ("#1f6feb", 2.0), "cascade 16": ("#b3261e", 2.2), "oracle": ("#777777", 1.0)}
-    for name, policy in policies.items():
-        colour, width = styles.get(name, (None, 1.0))
-        spent = (policy.cost.mean(axis=1) - low) / (high - low)
-        axes.plot(spent, policy.right.mean(axis=1), label=name, color=colour, linewidth=width)
-    axes.set(xlabel="cost, from always-small to always-strong", ylabel="quality", title=title, xlim=(0, 1.1))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+def _draw(path: Path, pair: str, found: Mapping[str, Known], ratio: float) -> None:
+    drawn, panels = plots.figure(len(found))
+    for axes, (split, known) in zip(panels, found.items(), strict=True):
+        requests = _requests(known, ratio)
+        low, high = float(requests.small_cost.mean()), float(requests.strong_cost.mean())
+        for name, policy in _policies(known, requests).items():
+            if name in DRAWN:
+                colour, width = DRAWN[name]
+                spent = (policy.cost.mean(axis=1) - low) / (high - low)
+                axes.plot(spent, policy.right.mean(axis=1), label=name, color=colour, linewidth=width)
+        axes.set(xlabel="cost, from always-small to always-strong", ylabel="quality", xlim=(0, 1.1))
+        axes.set_title(f"{pair}\ngroups {split}, price ratio {ratio:g}", fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
     plots.save_png(drawn, path)

@@ -53,6 +53,13 @@ class Policy:
     right: Floats
 
 
+def by_chance(requests: Requests) -> Policy:
+    """A random mix, in expectation."""
+    share = np.linspace(0.0, 1.0, SETTINGS)[:, None]
+    cost = requests.small_cost + share * (requests.strong_cost - requests.small_cost)
+    return Policy(cost, requests.weak + share * (requests.strong - requests.weak))
+
+
 def by_prompt(requests: Requests, score: Floats) -> Policy:
     """The strong model for the highest scores, nothing begun."""
     up = score >= _knob(score)[:, None]
@@ -71,7 +78,7 @@ def by_band(requests: Requests, gain: Floats, doing: Floats, tokens_k: int, half
 
     The tokens' threshold is where as large a part is dropped as the prompt's would have sent up.
     """
-    place = np.argsort(np.argsort(gain, kind="stable"), kind="stable") / max(1, len(gain) - 1)
+    place = (np.argsort(np.argsort(gain, kind="stable"), kind="stable") + 0.5) / len(gain)
     shares = np.linspace(0.0, 1.0, SETTINGS)
     cost, right = np.empty((SETTINGS, len(gain))), np.empty((SETTINGS, len(gain)))
     for row, share in enumerate(shares):

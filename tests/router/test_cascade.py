@@ -18,6 +18,8 @@ from router.__main__ import main
 from router.artifacts import Manifest
 from router.cascade import KIND, NAMES, WHOLE, Head, Heads, Token, features
 from router.decision import CascadePlan, Facts
+from router.deployed import PRIOR, Deployed, scored_by
+from router.embedding.minilm import load_default
 from router.policy import RULES, RuleDecider, TierFacts, doubtful
 from router.train_cascade import Generations, out_of_fold, quality
 
@@ -112,6 +114,16 @@ def test_train_writes_an_artifact_that_judges(file: Path, tmp_path: Path, capsys
     assert cascade.judge(late, NO_SCORE, ended=False) == cascade.judge(unsure, NO_SCORE, ended=False)
     with pytest.raises(ConfigError, match="trained for 4 tokens, not 5"):
         heads.using(5, 0.5)
+
+
+def test_a_routers_score_joins_under_its_own_name(file: Path, tmp_path: Path) -> None:
+    arguments = ["train-cascade", "--generations", str(file), "--out", str(tmp_path), "--artifact", str(PRIOR)]
+    assert main([*arguments, "--tokens", "4"]) == 0
+    heads = Heads.load(tmp_path / artifacts.current_version(tmp_path))
+    encoder_sha256 = load_default().identity.sha256
+    assert heads.scored_by == scored_by(Deployed.load(PRIOR, encoder_sha256).manifest)
+    assert heads.manifest.encoder_sha256 == encoder_sha256
+    assert 0.0 < heads.heads[WHOLE].mean[NAMES.index("score")] < 1.0  # a chance of failing, not a gain
 
 
 def test_a_score_of_other_origin_counts_as_usual() -> None:
