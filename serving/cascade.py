@@ -25,7 +25,7 @@ from serving.wire.assemble import event
 TOP_LOGPROBS: Final = 5
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
 _FORCED: Final = ("tools", "functions", "logit_bias", "structured_outputs", "guided_json", "guided_regex")
-Outcome = Literal["kept", "dropped", "no_evidence", "failed", "would_keep", "would_drop"]
+Ending = Literal["kept", "dropped", "no_evidence", "failed", "would_keep", "would_drop"]
 
 
 def suits(body: Json) -> bool:
@@ -46,7 +46,7 @@ class Cascading:
     mode: Literal["shadow", "act"]
     full_answer: bool
     current: Callable[[], Cascade]
-    decided: Callable[[Outcome, float | None], None]
+    decided: Callable[[Ending, float | None], None]
 
     def gate(self, job: Job, decision: Decision, order: Sequence[ServingTier]) -> Gate | None:
         """None where no cascade is planned, or where it could come to nothing: nobody stronger has a key, the tier is
@@ -151,7 +151,7 @@ class Gate:
         if not self._ended and (waits or len(self.tokens) < self._cascade.tokens_k):
             return None
         self.verdict = self._cascade.judge(self.tokens, self._plan, ended=self._ended)
-        names: tuple[Outcome, Outcome] = ("kept", "dropped") if self.acts else ("would_keep", "would_drop")
+        names: tuple[Ending, Ending] = ("kept", "dropped") if self.acts else ("would_keep", "would_drop")
         self._cascading.decided(names[not self.verdict.accepted], self.verdict.probability)
         return self.verdict.accepted
 

@@ -127,7 +127,9 @@ class Pipeline:
                 wanted = trial.next
                 order.append(tier)  # dropped; yet better than no answer, when nobody stronger has one
             except FarthingError as exc:
-                if not (exc.moves_on or isinstance(exc, BudgetExceeded)) or job.target.tier is not None:
+                if not (exc.moves_on or isinstance(exc, BudgetExceeded) or _uncalled_for(trial, exc)):
+                    raise
+                if job.target.tier is not None:
                     raise
                 if failure is None or tier.pool is not None:  # that a tier has no key is no news to the caller
                     failure = exc
@@ -293,6 +295,11 @@ def _cause(wanted: ServingTier, failure: FarthingError | None) -> str:
     if isinstance(failure, BudgetExceeded):
         return "budget"
     return failure.code if failure is not None else "unknown"
+
+
+def _uncalled_for(trial: Gate | None, error: FarthingError) -> bool:
+    """What a tier objects to that was asked on trial alone is no news to the caller; only time is the same for all."""
+    return trial is not None and not trial.wanted and not isinstance(error, DeadlineExceeded)
 
 
 def _burnt(job: Job, gate: Gate) -> Usage:

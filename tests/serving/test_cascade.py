@@ -10,7 +10,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from models.errors import Overloaded, Unavailable
+from models.errors import BadRequest, Overloaded, Unavailable
 from models.fake import FakeBackend, Step
 from router.cascade import NAMES, Cascade, Head
 from serving.cascade import Cascading
@@ -223,6 +223,19 @@ async def test_a_small_tier_that_is_down_is_passed_by(setup: Setup, seen: Seen) 
         response, _ = await service.ask()
         assert response.headers["x-farthing-reason"] == "fallback_overloaded"
         assert (await one_row(service))["cost_wasted_nusd"] == 0
+
+
+async def test_what_only_the_tier_on_trial_objects_to_is_not_told_the_caller(setup: Setup, seen: Seen) -> None:
+    setup.band = HARD
+    small(setup, Step(error=BadRequest("no such parameter here")))
+    async with running(setup) as service:
+        response, _ = await service.ask(HARD_TEXT)
+        assert response.status == 200 and response.headers["x-farthing-reason"] == "hard"
+        setup.band = EASY
+    setup.small = FakeBackend("small/0", "tiny", script=[Step(error=BadRequest("no such parameter here"))])
+    async with running(setup) as service:
+        response, _ = await service.ask("hi again")
+        assert response.status == 400  # here it was the one that should answer
 
 
 async def test_a_dropped_tier_answers_when_nobody_else_can(setup: Setup, seen: Seen) -> None:
