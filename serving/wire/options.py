@@ -59,6 +59,8 @@ class Options:
 
     def merged(self, defaults: Options) -> Options:
         """These over a key's defaults: `local_only` of either holds, tags add up, else what the request says wins."""
+        if defaults == NOTHING_SAID:
+            return self
         return Options(
             cache=self.cache or defaults.cache,
             tags=tuple(dict.fromkeys(defaults.tags + self.tags)),
@@ -77,6 +79,9 @@ class Options:
                 param="farthing.cache",
             )
         return self if header is None or self.cache == "off" else replace(self, cache=header)
+
+
+NOTHING_SAID: Final = Options()
 
 
 def _is_label(value: Any) -> bool:
