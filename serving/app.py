@@ -20,6 +20,7 @@ from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.backends import build_tiers, tier_facts
 from serving.cache.exact import CacheLimits, ExactCache
+from serving.capacity import Capacity
 from serving.config import Config, EngineBackend, MembersBackend
 from serving.deciding import RemoteDecider
 from serving.engine_plan import local_facts, member_facts
@@ -144,10 +145,12 @@ async def build_gateway(
     semantics = _semantics(config, router)
     pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
-    door = Admission(table, config.auth_required, allowance, read_secret(runtime.operator_token_file))
+    capacity = Capacity(config.gateway.max_in_flight, runtime.draining_file)
+    door = Admission(table, config.auth_required, allowance, capacity, read_secret(runtime.operator_token_file))
     stored = StoredAnswers(cache, router if semantics is not None else None, store, door)
-    side = SideRoutes(door, accounts, router, stored, config.embedding.model if config.embeds else "")
-    app = Gateway(_settings(config, runtime), pipeline, door, status, version, side)
+    encoder = config.embedding.model if config.embeds else ""
+    side = SideRoutes(door, accounts, router, stored, config.gateway.deadline_s, encoder)
+    app = Gateway(_settings(config), pipeline, door, status, version, side)
     tasks = [
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
@@ -165,16 +168,14 @@ def _semantics(config: Config, router: RouterCalls) -> Semantics | None:
     return Semantics(router, answering(config), shared, wanted.compare, wanted.judge)
 
 
-def _settings(config: Config, runtime: Runtime) -> GatewaySettings:
+def _settings(config: Config) -> GatewaySettings:
     gateway = config.gateway
     return GatewaySettings(
         limits=Limits(max_body_bytes=gateway.max_body_mib * MIB, max_messages=gateway.max_messages),
         deadline_s=gateway.deadline_s,
-        max_in_flight=gateway.max_in_flight,
         sampled_cache=config.cache.exact.sampled,
         coalesce=config.cache.coalesce,
         namespace=answering(config),
-        draining_file=runtime.draining_file,
     )
 
 

@@ -32,6 +32,7 @@ from router.policy import RuleDecider, TierFacts
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.cache.exact import ExactCache
+from serving.capacity import Capacity
 from serving.deciding import RemoteDecider
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
@@ -174,7 +175,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
 
     decide = RemoteDecider(ask, facts, "small", 5.0, metrics.router_fell_back)
     accounts = Accounts(journal, allowance, metrics, tiers)
-    admission = Admission(table, setup.required, allowance)
+    admission = Admission(table, setup.required, allowance, Capacity(setup.max_in_flight, setup.folder / "draining"))
     stored = StoredAnswers(cache, router if semantics is not None else None, store, admission)
     app = Gateway(
         _settings(setup),
@@ -182,7 +183,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
         admission,
         Status(tiers, lambda: rules.version, None, time.time()),
         lambda: rules.version,
-        SideRoutes(admission, accounts, router, stored, "minilm" if semantics is not None else ""),
+        SideRoutes(admission, accounts, router, stored, setup.deadline_s, "minilm" if semantics is not None else ""),
     )
     async with _serving(door := CancelOnDisconnect(app)) as url, aiohttp.ClientSession() as http:
         yield Running(url, http, store, writer, cache, flights, table, accounts, door, router, semantics)
@@ -214,11 +215,9 @@ def _settings(setup: Setup) -> GatewaySettings:
     return GatewaySettings(
         limits=Limits(max_body_bytes=100_000),
         deadline_s=setup.deadline_s,
-        max_in_flight=setup.max_in_flight,
         sampled_cache=False,
         coalesce=True,
         namespace="",
-        draining_file=setup.folder / "draining",
     )
 
 
