@@ -83,10 +83,14 @@ class Bookkeeper:
         self._thread.shutdown()
 
     def _finish(self) -> None:
-        self._writer.ingest_once()
-        self._note_uptime()
-        self._writer.close()
-        self._store.close()
+        try:
+            self._writer.ingest_once()
+            self._note_uptime()
+        except Exception:  # the process's edge: a database that is gone must not keep it from ending
+            log.exception("the last rows stay in the journals: the next start takes them")
+        finally:
+            self._writer.close()
+            self._store.close()
 
     async def _ingest(self) -> None:
         while True:

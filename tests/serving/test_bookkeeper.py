@@ -21,6 +21,7 @@ from serving.ledger.journal import Journal
 from serving.ledger.keys import Limits
 from serving.ledger.row import Row
 from serving.ledger.schema import engine_uptime, requests
+from serving.ledger.store import Store
 from serving.runtime import Runtime
 
 CONFIG = """
@@ -86,6 +87,23 @@ async def test_closing_takes_what_is_still_in_the_journals(config: Config, runti
     journal = Journal(runtime.journal, "gateway")
     journal.record(Row(request_id="req_late", at_ms=1, status="answered"))
     await bookkeeper.close()
+    again = Bookkeeper(config, runtime)
+    await again.start()
+    assert count(again) == 1
+    await again.close()
+    journal.stop()
+
+
+async def test_it_ends_though_the_database_is_away_and_the_next_start_takes_the_rows(
+    config: Config, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bookkeeper = Bookkeeper(config, runtime)
+    await bookkeeper.start()
+    journal = Journal(runtime.journal, "gateway")
+    with monkeypatch.context() as away:
+        away.setattr(Store, "write", lambda _: (_ for _ in ()).throw(OSError("no route to the database")))
+        journal.record(Row(request_id="req_late", at_ms=1, status="answered"))
+        await bookkeeper.close()
     again = Bookkeeper(config, runtime)
     await again.start()
     assert count(again) == 1

@@ -21,6 +21,7 @@ from router.embedding.encoder import TextEncoder
 from serving import routing
 from serving.cache.key import meaning_scope
 from serving.config import SemanticCache as SemanticConfig
+from serving.ledger import keys
 from serving.semantic import ended_well
 from serving.wire.request import Limits, parse
 from tests.serving.conftest import Running, Setup, running
@@ -102,6 +103,23 @@ async def test_what_must_stay_here_is_not_shown_to_a_hosted_judge(setup: Setup, 
     assert len(setup.small.calls) == 2
     assert setup.frontier.calls == []
     assert entries == 2  # remembered all the same
+
+
+@pytest.mark.parametrize(("models", "judged"), [(("small",), 0), (("auto", "small"), 1), (("small", "frontier"), 1)])
+async def test_a_judge_is_asked_only_for_a_key_that_may_come_to_its_tier(
+    setup: Setup, recall: Any, models: tuple[str, ...], judged: int
+) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step("go to settings"), Step("open settings")])
+    setup.frontier = FakeBackend("frontier/0", "huge", script=[Step("yes")])
+    setup.recall, setup.compare, setup.judge, setup.required = recall("shadow"), "judge", "frontier", True
+    async with running(setup) as service:
+        _, secret = await asyncio.to_thread(keys.add, service.store, "acme", limits=keys.Limits(models=models))
+        await service.table.refresh()
+        headers = {"authorization": f"Bearer {secret}"}
+        for question in (ASKED, AGAIN):
+            await service.ask(question, headers, model="small")
+            await learnt(service)
+    assert len(setup.frontier.calls) == judged
 
 
 async def test_a_judge_that_fails_costs_a_label_and_no_entry(setup: Setup, recall: Any) -> None:
