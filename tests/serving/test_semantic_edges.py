@@ -85,9 +85,28 @@ async def test_a_complaint_of_one_who_shared_a_hit_by_meaning_drops_it(setup: Se
         (follower,) = [r for r, _ in answers if r.headers["x-farthing-cache"] == "coalesced"]
         told = await complain(service, follower)
         after, _ = await service.ask(AGAIN)
+        counted = service.router.recall.monitor.labels
     assert follower.headers["x-farthing-route"] == "cache"
     assert told["dropped"] is True
     assert after.headers["x-farthing-cache"] == "miss"
+    assert counted == [False]
+
+
+async def test_a_complaint_counts_after_the_router_has_forgotten_the_question_and_once_an_entry(
+    setup: Setup, recall: Any
+) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        await service.ask(ASKED)
+        await learnt(service)
+        hits = [(await service.ask(AGAIN))[0] for _ in range(2)]
+        assert {hit.headers["x-farthing-cache"] for hit in hits} == {"semantic"}
+        await service.rows(3)
+        assert service.router.recall is not None
+        service.router.recall._asked.clear()
+        assert [(await complain(service, hit))["dropped"] for hit in hits] == [True, False]
+        counted = service.router.recall.monitor.labels
+    assert counted == [False]
 
 
 async def test_what_must_stay_here_is_not_shown_to_a_hosted_judge(setup: Setup, recall: Any) -> None:
