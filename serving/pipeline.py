@@ -22,6 +22,7 @@ from models.errors import (
     NotCached,
     Unavailable,
     Unsupported,
+    WouldBeLate,
 )
 from models.pool import Reply
 from models.types import Call, Usage
@@ -113,7 +114,10 @@ class Pipeline:
         job.allow_miss()
         wanted, order = self._order(job, decision)
         failure: FarthingError | None = None
-        for tier in order:
+        for at, tier in enumerate(order):
+            if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
+                failure = failure or WouldBeLate(f"tier '{tier.name}' would not answer within the deadline at its load")
+                continue
             try:
                 return await self._from_tier(flight, job, tier, wanted, failure)
             except FarthingError as exc:
@@ -226,6 +230,14 @@ class Pipeline:
         async with self.answer(aside(job, tier, prompt), share=False) as answer:
             whole = (await answer.result()).whole()
         return text_of(whole) if whole else ""
+
+
+def _in_time(tier: ServingTier, job: Job) -> bool:
+    """Whether an answer of this tier can be expected before the deadline; a tier nobody knows about is tried."""
+    if tier.pool is None:
+        return False
+    expected_s = tier.pool.expected_s()
+    return expected_s is None or expected_s <= job.deadline.remaining_s()
 
 
 def _call(job: Job) -> Call:
