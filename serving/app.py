@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 
@@ -27,6 +28,7 @@ from serving.engine_plan import local_facts, member_facts
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
 from serving.job import Opening, Outcome
+from serving.ledger import texts
 from serving.ledger.allowance import Allowance, LedgerUnreachable
 from serving.ledger.grants import Budgets, Lease, LeaseRequest
 from serving.ledger.journal import Journal
@@ -40,6 +42,7 @@ from serving.side import SideRoutes
 from serving.status import Status
 from serving.stored import StoredAnswers
 from serving.telemetry import GatewayMetrics
+from serving.texts.log import TextLog
 from serving.tiers import Tiers
 from serving.wire.request import Limits
 
@@ -91,6 +94,7 @@ class GatewayProcess:
     drain_s: float
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     semantics: Semantics | None = None
+    texts: TextLog | None = None
 
     def check(self) -> None:
         """Raises when a background task has died: the replica is then replaced."""
@@ -106,6 +110,8 @@ class GatewayProcess:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.texts is not None:
+            await self.texts.flush()
         for tier in self.tiers.ordered:
             if tier.pool is not None:
                 await tier.pool.aclose()
@@ -143,7 +149,8 @@ async def build_gateway(
     )
     version = policy_version(config)
     semantics = _semantics(config, router)
-    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts)
+    text_log = TextLog(config.texts, partial(texts.put, store), metrics)
+    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, text_log.keep)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
     capacity = Capacity(config.gateway.max_in_flight, runtime.draining_file)
     door = Admission(table, config.auth_required, allowance, capacity, read_secret(runtime.operator_token_file))
@@ -155,9 +162,11 @@ async def build_gateway(
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
         asyncio.create_task(allowance.keep(), name="allowance"),
+        asyncio.create_task(text_log.keep_writing(), name="texts"),
         *(asyncio.create_task(members.keep(), name="members") for members in built.members),
     ]
-    return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks, semantics)
+    drain_s = config.gateway.drain_s
+    return GatewayProcess(app, flights, journal, tiers, cache, session, store, drain_s, tasks, semantics, text_log)
 
 
 def _semantics(config: Config, router: RouterCalls) -> Semantics | None:

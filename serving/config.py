@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.errors import ConfigError
 from models.prices import PriceOverride
+from serving.texts.settings import Texts
 
 RESERVED_NAMES = frozenset({"auto", "cache"})
 TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -269,6 +270,7 @@ class Config(_Frozen):
     retry: Retry = Retry()
     breaker: Breaker = Breaker()
     ledger: Ledger = Ledger()
+    texts: Texts = Texts()
     budget: Budget = Budget()
     serve: Serve = Serve()
 

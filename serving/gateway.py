@@ -189,6 +189,7 @@ class Gateway:
         self._accounts.cached(row, entry.usage)
         row.latency_ms = row.ttft_ms = job.elapsed_ms()
         self._accounts.recorded(row)
+        self._pipeline.keep(job, None)
         headers = {**limits, **_headers("cache", entry.model, "exact", "exact"), **_hit_headers(entry)}
         body = with_cost(orjson.loads(entry.body), 0.0, entry.usage)
         if not job.asked.stream:
@@ -258,6 +259,7 @@ class Gateway:
             known = as_farthing(error or job.failure or ProtocolViolation("the answer ended without an end"))
             row.status, row.http_status, row.error_code = "failed", known.http_status, known.code
         self._accounts.closed(row)
+        self._pipeline.keep(job, None)
 
     async def _models(self, exchange: Exchange) -> None:
         self._authenticated(exchange)

@@ -91,6 +91,7 @@ class Memory:
 def aside(job: Job, tier: str, prompt: str) -> Job:
     """One more request, of the same tenant and key, with a row of its own: the judge's."""
     body = {"model": tier, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8, "temperature": 0}
+    body["farthing"] = {"keep_text": False}  # the question it is about is kept as its own, if at all
     asked = parse("chat/completions", orjson.dumps(body), Limits())
     row = Row(
         request_id=new_id(),

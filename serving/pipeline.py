@@ -41,6 +41,12 @@ ESTIMATED_CHARS_PER_TOKEN = 4
 
 
 Decide = Callable[[Facts], Awaitable[Decision]]
+Keep = Callable[[Job, Outcome | None], None]
+"""Told of every request that ended, with the answer if one was made for it."""
+
+
+def keep_nothing(_job: Job, _outcome: Outcome | None) -> None:
+    """Texts are not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ class Pipeline:
     flights: Flights[Opening, Outcome]
     memory: Memory
     accounts: Accounts
+    keep: Keep = keep_nothing
 
     async def recall(self, job: Job) -> Entry | None:
         """An exact answer to exactly this question, if there is one and the caller takes it."""
@@ -80,11 +87,9 @@ class Pipeline:
     async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
         """One upstream answer. Settles the leader's row whatever happens, also when everybody has left."""
         row = job.row
-        row.status, row.http_status, row.error_code = (
-            "failed",
-            500,
-            "internal_error",
-        )  # unless something below knows better
+        outcome: Outcome | None = None
+        row.status, row.http_status = "failed", 500  # unless something below knows better
+        row.error_code = "internal_error"
         try:
             outcome = await self._answered(flight, job)
         except asyncio.CancelledError:
@@ -105,6 +110,7 @@ class Pipeline:
         finally:
             row.latency_ms = job.elapsed_ms()
             self.accounts.closed(row)
+            self.keep(job, outcome)
 
     async def _answered(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
         """A verified answer from the cache, or the wanted tiers in order until one gives a first token."""

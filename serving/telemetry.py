@@ -70,6 +70,8 @@ class GatewayMetrics:
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", "livemax", "backend")
         self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
         self._journal = self._counter("journal_errors", "Journal lines that could not be written")
+        self._texts = self._counter("texts", "Requests whose texts were to be kept, by what became of them", "outcome")
+        self._redacted = self._counter("texts_redacted", "Placeholders put into kept texts", "kind")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"farthing_{name}", text, labels, registry=self._registry)
@@ -123,6 +125,12 @@ class GatewayMetrics:
 
     def journal_failed(self) -> None:
         self._journal.inc()
+
+    def texts(self, outcomes: Mapping[str, int], redacted: Mapping[str, int]) -> None:
+        for outcome, count in outcomes.items():
+            self._texts.labels(outcome).inc(count)
+        for kind, count in redacted.items():
+            self._redacted.labels(kind).inc(count)
 
     def upstream_error(self, backend: str, error: FarthingError) -> None:
         self._upstream_errors.labels(backend, error.code).inc()
@@ -244,6 +252,7 @@ class NodeMetrics:
             return Gauge(f"farthing_{name}", text, labels, registry=registry, multiprocess_mode="mostrecent")
 
         self._lag = gauge("ledger_lag_bytes", "Journal not yet read")
+        self._texts = gauge("texts_bytes", "Kept prompts and answers")
         self._util = gauge("gpu_utilisation_ratio", "Share of time the GPU was busy (NVML)", "gpu")
         self._used = gauge("gpu_memory_used_bytes", "GPU memory in use (NVML)", "gpu")
         self._total = gauge("gpu_memory_total_bytes", "GPU memory (NVML)", "gpu")
@@ -254,6 +263,9 @@ class NodeMetrics:
         self._lost.inc(lost)
         self._corrupt.inc(corrupt)
         self._lag.set(lag_bytes)
+
+    def texts(self, size_bytes: int) -> None:
+        self._texts.set(size_bytes)
 
     def gpu(self, reading: GpuReading) -> None:
         index = str(reading.index)
