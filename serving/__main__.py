@@ -1,4 +1,4 @@
-"""The service: `python -m serving run | keys | costs | explain | export | ledger | cache | forget`."""
+"""The service: `python -m serving run | keys | costs | explain | export | label | ledger | cache | forget`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _mount(command("explain", "why a past request went where it went"), "serving.ledger.explain")
     _mount(command("export", "logged traffic as JSONL"), "serving.ledger.export")
     _mount(command("ledger", "care for the database: migrate, retain, delete-tenant"), "serving.ledger.maintain")
+    _label(commands)
     cache = command("cache", "stored answers, exact and semantic: sizes, and deletion")
     cache.add_argument("action", choices=["show", "delete"])
     which = cache.add_mutually_exclusive_group()
@@ -54,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("tenant")
     forget.set_defaults(command=_forget)
     return parser
+
+
+def _label(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from serving.label import cli
+
+    text = "run a sample of prompts through two tiers and score the answers: outcome rows for the router"
+    parser = commands.add_parser("label", help=text, description=text)
+    cli.add_arguments(parser)
+    parser.set_defaults(command=cli.run)
 
 
 def _mount(parser: argparse.ArgumentParser, module_name: str) -> None:

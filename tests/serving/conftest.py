@@ -162,8 +162,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
         grants.ingested(await asyncio.to_thread(writer.ingest_once))
         return grants.lease(request)
 
-    metrics = GatewayMetrics()
-    tiers = _tiers(setup, metrics)
+    tiers = _tiers(setup, metrics := GatewayMetrics())
     cache = await ExactCache.open(setup.folder / "cache.db")
     flights: Flights[Any, Any] = Flights()
     allowance = Allowance(journal.owner, lease, setup.budgets)
