@@ -10,47 +10,22 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import orjson
 
 from models.errors import ConfigError
 from serving.label import code, items
+from serving.label.arguments import KEY_VARIABLE
 from serving.label.client import Client, Stopped
 from serving.label.items import PYTHON, Item
 from serving.label.labelling import Plan, Run
 from serving.label.work import WorkFile
 from serving.ledger.export import to_file
 
-KEY_VARIABLE = "FARTHING_API_KEY"
 NOT_ALL = 1  # exit code: what is done is written, the rest is not
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompts", type=Path, metavar="FILE", help="JSONL: an export with --texts, or id and prompt")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="outcome rows; beside it FILE.work")
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the running gateway")
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help=f"an API key (default: {KEY_VARIABLE}, if set)")
-    parser.add_argument("--small", default="small", metavar="TIER")
-    parser.add_argument("--strong", default="frontier", metavar="TIER")
-    parser.add_argument("--judge", metavar="TIER", help="who compares answers to prompts without a reference")
-    parser.add_argument("--checker", metavar="NAME", help="for rows with a reference that name none")
-    parser.add_argument("--run-code", action="store_true", help="let the checker 'python' run what the models wrote")
-    parser.add_argument(
-        "--sample", type=int, metavar="N", help="so many prompts, each group by its share (default: all)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--max-usd", type=float, required=True, metavar="USD", help="for all of it, earlier runs included"
-    )
-    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="prompts at a time (default 4)")
-    parser.add_argument(
-        "--fields", type=_fields, default={}, metavar="JSON",
-        help="over the body's {\"max_tokens\": 1024, \"temperature\": 0}; null leaves one out",
-    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -158,16 +133,6 @@ def _key(path: Path | None) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as exc:
         raise ConfigError(f"cannot read the key in {path}: {exc.strerror}") from exc
-
-
-def _fields(text: str) -> Mapping[str, Any]:
-    try:
-        fields = orjson.loads(text)
-    except orjson.JSONDecodeError as exc:
-        raise argparse.ArgumentTypeError(f"not JSON: {exc}") from exc
-    if not isinstance(fields, dict):
-        raise argparse.ArgumentTypeError('an object is expected, such as {"max_tokens": 2000}')
-    return fields
 
 
 def say(text: str) -> None:

@@ -94,9 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since", default="1970-01-01", metavar="WHEN", help="1h, 7d, 2026-11-01 (default: everything)"
     )
     parser.add_argument("--tenant", help="only this tenant's requests")
-    parser.add_argument(
-        "--texts", action="store_true", help="with what was kept of prompts and answers"
-    )
+    parser.add_argument("--texts", action="store_true", help="with what was kept of prompts and answers")
     parser.add_argument("--format", choices=["jsonl"], default="jsonl")
     parser.add_argument("--output", "-o", type=Path, help="a file, written whole or not at all (default: stdout)")
 

@@ -16,12 +16,14 @@ from sqlalchemy import select
 from models.errors import StartError
 from serving.bookkeeper import STALE_S, Bookkeeper
 from serving.config import Config, parse
+from serving.ledger import texts
 from serving.ledger.grants import Amounts, Ask, LeaseRequest
 from serving.ledger.journal import Journal
 from serving.ledger.keys import Limits
 from serving.ledger.row import Row
 from serving.ledger.schema import engine_uptime, requests
-from serving.ledger.store import Store
+from serving.ledger.store import DAY_MS, Store, epoch_ms
+from serving.ledger.texts import Kept
 from serving.runtime import Runtime
 
 CONFIG = """
@@ -177,3 +179,19 @@ async def test_a_database_that_fails_is_tried_again(bookkeeper: Bookkeeper, runt
     journal.record(Row(request_id="req_1", at_ms=1, status="answered"))
     await until(lambda: count(bookkeeper) == 1)
     journal.stop()
+
+
+async def test_old_texts_go_also_where_none_are_kept_any_more(config: Config, runtime: Runtime) -> None:
+    store = Store.open(config.ledger_url)
+    now_ms = epoch_ms()
+    words = [{"role": "user", "content": "hi"}]
+    texts.put(store, [Kept("old", now_ms - 31 * DAY_MS, "t", words, None, False, 10)])
+    texts.put(store, [Kept("new", now_ms, "t", words, None, False, 10)])
+    assert not config.texts.enabled
+    bookkeeper = Bookkeeper(config, runtime)
+    await bookkeeper.start()
+    try:
+        await until(lambda: texts.size_bytes(store) == 10)
+    finally:
+        await bookkeeper.close()
+        store.close()

@@ -15,6 +15,7 @@ from models.errors import ConfigError
 from models.fake import FakeBackend, Step
 from models.types import Call, Completion
 from serving.label import cli
+from serving.label.arguments import add_arguments
 from tests.serving.conftest import Setup
 
 TOPICS = ["rivers", "metals", "verbs", "stars"]
@@ -28,10 +29,24 @@ class Pupil(FakeBackend):
         self._right_below = right_below
 
     async def complete(self, call: Call) -> Completion:
-        left, _, right = call.body["messages"][-1]["content"].split("What is ")[-1].rstrip("?").partition(" + ")
-        total = int(left) + int(right)
-        self.script = [Step(text=f"The answer is {total if total < self._right_below else total + 1}.")]
+        text = call.body["messages"][-1]["content"]
+        self.script = [Step(text=self._verdict(text) if "<answer_1>" in text else self._sum(text))]
         return await super().complete(call)
+
+    def _sum(self, text: str) -> str:
+        total = _total(text)
+        return f"The answer is {total if total < self._right_below else total + 1}."
+
+    def _verdict(self, text: str) -> str:
+        """As a judge: for the answer that is right."""
+        right = f"The answer is {_total(text.split('</request>')[0])}."
+        first = right in text.split("</answer_1>")[0]
+        return f"Verdict: {'tie' if first == (right in text.split('<answer_2>')[1]) else 1 if first else 2}"
+
+
+def _total(text: str) -> int:
+    left, _, right = text.split("What is ")[-1].partition("?")[0].partition(" + ")
+    return int(left) + int(right)
 
 
 def sums(count: int) -> list[dict[str, Any]]:
@@ -73,7 +88,7 @@ def label(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         told: list[str] = []
         monkeypatch.setattr(cli, "say", told.append)
         parser = argparse.ArgumentParser()
-        cli.add_arguments(parser)
+        add_arguments(parser)
         try:
             code = await asyncio.to_thread(cli.run, parser.parse_args(words))
         except ConfigError as exc:

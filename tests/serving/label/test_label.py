@@ -13,6 +13,8 @@ import pytest
 
 from models.errors import ContextExceeded, Unavailable
 from models.fake import FakeBackend, Step
+from router import profile
+from router.__main__ import main as router
 from router.outcomes import Pair, read
 from serving.ledger import export, keys
 from serving.texts.settings import Texts
@@ -259,30 +261,41 @@ async def test_a_judge_is_asked_in_both_orders(
         assert found["a"]["judge_cost_usd"] > 0 and "judge_cost_usd" not in found["same"]
 
 
-async def test_traffic_is_exported_labelled_and_learned_from(classroom: Setup, label: Command, tmp_path: Path) -> None:
-    """The loop: kept texts, export, label, and what the router reads of it."""
+async def test_traffic_is_exported_labelled_and_learned_from(
+    classroom: Setup, label: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loop, with the commands' own files: kept texts, export, profile, label, train, calibrate."""
     classroom.texts = Texts(enabled=True)
-    file, out = tmp_path / "traffic.jsonl", tmp_path / "outcomes.jsonl"
+    file, again, out = tmp_path / "traffic.jsonl", tmp_path / "again.jsonl", tmp_path / "outcomes.jsonl"
     async with running(classroom) as gateway:
-        for row in sums(12):
+        for row in sums(110):
             await gateway.ask(row["prompt"], farthing={"prompt": row["group"]})
         await gateway.ask("What is 1 + 1?", farthing={"keep_text": False})
         await gateway.ask("Mail a@b.org: What is 1 + 2?")
         await gateway.ask(sums(1)[0]["prompt"])  # a hit
-        await gateway.rows(15)
+        await gateway.rows(113)
         await gateway.texts.flush()
         export.to_file(export.lines(gateway.store, with_texts=True), file)
-        words = [str(file), "--out", str(out), "--url", gateway.url, "--max-usd", "5", "--judge", "frontier"]
-        code, told = await label(*words, "--sample", "8")
+        words = [str(file), "--out", str(out), "--url", gateway.url, "--max-usd", "50", "--small", "small"]
+        words += ["--strong", "frontier", "--judge", "frontier", "--sample", "105"]
+        code, told = await label(*words)
         assert code == 0, told
         assert "1 rows are passed over: without a kept text" in told
         assert "1 rows are passed over: asked before word for word" in told
         await gateway.texts.flush()
-        again = tmp_path / "again.jsonl"
         export.to_file(export.lines(gateway.store, with_texts=True), again)
     found = read([out], Pair("small", "frontier"))
-    assert len(found) == 8 and set(found.groups) <= {"rivers", "metals", "verbs", "stars", "traffic"}
-    assert len([row for row in read_lines(again) if row["messages"]]) == 14  # none of the run's own
+    assert len(found) == 105 and set(found.groups) >= {"rivers", "metals", "verbs", "stars"}
+    assert len([row for row in read_lines(again) if row["messages"]]) == 112  # none of the run's own
+    profiled = profile.read(again)
+    assert len(profiled) == 113 and len([text for text in profiled.texts if text]) == 112
+    artifacts = str(tmp_path / "artifacts")
+    pair = ["--outcomes", str(out), "--pair", "small,frontier"]
+    assert await asyncio.to_thread(router, ["train", *pair, "--out", artifacts, "--resamples", "20"]) == 0
+    assert (
+        await asyncio.to_thread(router, ["calibrate", *pair, "--artifact", artifacts, "--frontier-share", "0.3"]) == 0
+    )
+    assert "is current" in capsys.readouterr().out
 
 
 def test_keys_that_keep_no_text_say_so(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from models.errors import ConfigError
-from serving.label import cli, code, judge
+from serving.label import code, judge
+from serving.label.arguments import add_arguments
 from serving.label.work import WorkFile
 from tests.serving.conftest import running
 from tests.serving.label.conftest import Setup, read_lines, sums, write_lines
@@ -142,13 +143,15 @@ async def test_a_mistake_is_told_before_anything_is_asked(
     label: Any, tmp_path: Path, words: list[str], says: str
 ) -> None:
     file = write_lines(tmp_path / "in.jsonl", sums(3))
-    code_, told = await label(str(file), "--out", str(tmp_path / "o"), "--max-usd", "1", *words)
+    code_, told = await label(
+        str(file), "--out", str(tmp_path / "o"), "--max-usd", "1", "--url", "http://127.0.0.1:9", *words
+    )
     assert code_ == 2 and says in told
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_fields_are_an_object(text: str) -> None:
     parser = argparse.ArgumentParser(exit_on_error=False)
-    cli.add_arguments(parser)
+    add_arguments(parser)
     with pytest.raises((argparse.ArgumentError, SystemExit)):
         parser.parse_args(["in", "--out", "o", "--max-usd", "1", "--fields", text])

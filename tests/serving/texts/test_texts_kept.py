@@ -169,18 +169,32 @@ async def test_a_key_may_opt_out_and_others_be_chosen(keeping: Setup) -> None:
     assert rows[one["request_id"]]["key_id"] == key_id
 
 
-async def test_the_judges_own_questions_are_not_kept(keeping: Setup, recall: Any) -> None:
-    keeping.recall, keeping.compare, keeping.judge = recall(draw=0.0), "judge", "frontier"
-    keeping.frontier = FakeBackend("frontier/0", "huge", script=[Step(text="YES")])
+async def test_an_answer_found_by_meaning_is_not_kept_twice(keeping: Setup, recall: Any) -> None:
+    keeping.recall = recall()
     async with running(keeping) as gateway:
-        for text in ("How do I boil an egg?", "How do I boil eggs?"):
-            await gateway.ask(text, model="small")
+        for text in ("How do I reset my password?", "How can I reset my password?"):
+            await gateway.ask(text)
             assert gateway.semantics is not None
             await gateway.semantics.drain(5.0)
-        rows = await gateway.rows()
+        rows = await gateway.rows(2)
+        found = {one["request_id"]: one for one in await kept(gateway)}
+    assert rows[1]["cache"] == "semantic"
+    assert [found[row["request_id"]]["answer"] is not None for row in rows] == [True, False]
+
+
+async def test_the_judges_own_questions_are_not_kept(keeping: Setup, recall: Any) -> None:
+    keeping.recall, keeping.compare, keeping.judge = recall("shadow"), "judge", "frontier"
+    keeping.small = FakeBackend("small/0", "tiny", script=[Step(text=ANSWER), Step(text="Something else.")])
+    keeping.frontier = FakeBackend("frontier/0", "huge", script=[Step(text="YES")])
+    async with running(keeping) as gateway:
+        for text in ("How do I reset my password?", "How can I reset my password?"):
+            await gateway.ask(text)
+            assert gateway.semantics is not None
+            await gateway.semantics.drain(5.0)
+        rows = await gateway.rows(3)
         found = await kept(gateway)
-    assert not {row["request_id"] for row in rows if row["tags"] == ["judge"]} & {one["request_id"] for one in found}
-    assert len(found) == 2
+    (judged,) = [row for row in rows if row["tags"] == ["judge"]]
+    assert {one["request_id"] for one in found} == {row["request_id"] for row in rows} - {judged["request_id"]}
 
 
 def test_the_share_goes_by_request() -> None:
@@ -213,7 +227,7 @@ async def test_what_cannot_be_kept_is_counted_and_fails_no_request(keeping: Setu
     assert counts.outcomes == {"too_long": 2, "opted_out": 1, "no_text": 1}
 
 
-async def test_a_database_that_refuses_costs_the_texts_alone(keeping: Setup) -> None:
+async def test_a_database_that_refuses_costs_the_texts_alone(keeping: Setup, caplog: pytest.LogCaptureFixture) -> None:
     async with running(keeping) as gateway:
         counts = gateway.texts.counts = Counted()  # type: ignore[assignment]
         gateway.texts.save = _refuse
@@ -221,6 +235,22 @@ async def test_a_database_that_refuses_costs_the_texts_alone(keeping: Setup) -> 
         assert response.status == 200 and len(await gateway.rows(1)) == 1
         await gateway.texts.flush()
     assert counts.outcomes == {"dropped": 1}
+    assert "1 texts could not be written" in caplog.text and "jane" not in caplog.text
+
+
+async def test_a_text_that_cannot_be_redacted_is_dropped(
+    keeping: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise TimeoutError("jane.doe")
+
+    async with running(keeping) as gateway:
+        counts = gateway.texts.counts = Counted()  # type: ignore[assignment]
+        await gateway.ask(ASKED)
+        monkeypatch.setattr("serving.texts.redact._apply", broken)
+        assert await kept(gateway, 1) == []
+    assert counts.outcomes == {"failed": 1}
+    assert "could not be redacted" in caplog.text and "jane" not in caplog.text
 
 
 async def test_the_queue_is_bounded(keeping: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
