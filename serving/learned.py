@@ -74,6 +74,7 @@ def open_learned(config: Config, encoder_sha256: str) -> LearnedRouting:
         rollout=wanted.rollout,
         margin=wanted.margin,
         sticky_s=wanted.sticky_s,
+        explore=wanted.explore,
     )
     rules = RuleDecider(facts, config.routing.thresholds)
     decider = LearnedDecider(facts, artifact, rules, settings, _worths(config))

@@ -25,7 +25,7 @@ from serving.tiers import AUTO, Target, Tiers
 from serving.wire.request import Limits, parse
 
 JUDGE_DEADLINE_S = 60.0
-_MAKESHIFT = ("degraded_", "router_")  # reasons of answers that the policy did not want so, or was not asked about
+_MAKESHIFT = ("degraded_", "router_", "explore")  # of answers that the policy did not want so, or was not asked about
 
 AskAside = Callable[[str, str], Awaitable[str]]
 """(tier, prompt) to the text of the answer."""

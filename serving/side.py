@@ -89,9 +89,11 @@ class SideRoutes:
 
     async def feedback(self, exchange: Exchange) -> None:
         principal = self._known(exchange)
-        await exchange.reply_json(
-            200, await self.stored.feedback(principal, await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S))
-        )
+        told = await self.stored.feedback(principal, await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S))
+        row = await asyncio.to_thread(self.stored.ledger.row, told["request_id"])
+        if row is not None:
+            self.accounts.metrics.feedback(row, told["good"])
+        await exchange.reply_json(200, told)
 
     async def delete(self, exchange: Exchange) -> None:
         principal = self._known(exchange)

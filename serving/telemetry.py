@@ -71,6 +71,7 @@ class GatewayMetrics:
         self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
         self._journal = self._counter("journal_errors", "Journal lines that could not be written")
         self._texts = self._counter("texts", "Requests whose texts were to be kept, by what became of them", "outcome")
+        self._feedback = self._counter("feedback", "What callers said of answers", "route", "reason", "good")
         self._redacted = self._counter("texts_redacted", "Placeholders put into kept texts", "kind")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -125,6 +126,9 @@ class GatewayMetrics:
 
     def journal_failed(self) -> None:
         self._journal.inc()
+
+    def feedback(self, row: Row, good: bool) -> None:
+        self._feedback.labels(row.route or "none", row.reason, "yes" if good else "no").inc()
 
     def texts(self, outcomes: Mapping[str, int], redacted: Mapping[str, int]) -> None:
         for outcome, count in outcomes.items():

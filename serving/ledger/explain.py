@@ -20,6 +20,7 @@ REASONS = {
     "local_only": "the request may not leave this machine",
     "exact": "asked before, word for word",
     "semantic": "asked before in other words, and verified",
+    "explore": "another tier than the wanted one, by lot, to see what that gives",
     "router_late": "the router was late: the default tier",
     "router_down": "the router did not answer: the default tier",
 }
