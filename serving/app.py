@@ -35,7 +35,7 @@ from serving.ledger.journal import Journal
 from serving.ledger.keys import KeyTable, loader
 from serving.ledger.store import Store
 from serving.memory import Memory
-from serving.pipeline import Pipeline
+from serving.pipeline import Pipeline, keep_nothing
 from serving.runtime import Runtime, read_secret
 from serving.semantic import RouterCalls, Semantics
 from serving.side import SideRoutes
@@ -149,8 +149,9 @@ async def build_gateway(
     )
     version = policy_version(config)
     semantics = _semantics(config, router)
-    text_log = TextLog(config.texts, partial(texts.put, store), metrics)
-    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, text_log.keep)
+    text_log = TextLog(config.texts, partial(texts.put, store), metrics) if config.texts.enabled else None
+    keep = text_log.keep if text_log is not None else keep_nothing
+    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, keep)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
     capacity = Capacity(config.gateway.max_in_flight, runtime.draining_file)
     door = Admission(table, config.auth_required, allowance, capacity, read_secret(runtime.operator_token_file))
@@ -162,9 +163,10 @@ async def build_gateway(
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
         asyncio.create_task(allowance.keep(), name="allowance"),
-        asyncio.create_task(text_log.keep_writing(), name="texts"),
         *(asyncio.create_task(members.keep(), name="members") for members in built.members),
     ]
+    if text_log is not None:
+        tasks.append(asyncio.create_task(text_log.keep_writing(), name="texts"))
     drain_s = config.gateway.drain_s
     return GatewayProcess(app, flights, journal, tiers, cache, session, store, drain_s, tasks, semantics, text_log)
 

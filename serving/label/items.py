@@ -50,6 +50,13 @@ class Item:
     def prompt(self) -> str:
         return "\n\n".join(str(message["content"]) for message in self.messages)
 
+    @property
+    def dialogue(self) -> str:
+        """What a judge sees of it: who said what, where more than one did."""
+        if len(self.messages) == 1:
+            return self.prompt
+        return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -151,7 +151,7 @@ class Run:
         said: list[judge.Verdict] = []
         cost_usd = 0.0
         for order, pair in zip(judge.ORDERS, (texts, texts[::-1]), strict=True):
-            messages = [{"role": "user", "content": judge.question(item.prompt, *pair)}]
+            messages = [{"role": "user", "content": judge.question(item.dialogue, *pair)}]
             entry = await self._ask(item, order, self.plan.judge or "", messages)
             cost_usd += entry["cost_usd"]
             found = None if "error" in entry else judge.verdict(entry["text"])

@@ -30,7 +30,8 @@ class Kept:
 def put(store: Store, kept: Sequence[Kept]) -> None:
     if not kept:
         return
-    rows: list[dict[str, Any]] = [{name: getattr(one, name) for name in Kept.__slots__} for one in kept]
+    once = {one.request_id: one for one in kept}.values()  # PostgreSQL refuses a key twice in one statement
+    rows: list[dict[str, Any]] = [{name: getattr(one, name) for name in Kept.__slots__} for one in once]
     with store.write() as connection:
         store.upsert(connection, texts, rows)
 

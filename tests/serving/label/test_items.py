@@ -88,6 +88,7 @@ def test_the_question_is_the_last_of_a_conversation(tmp_path: Path) -> None:
     (item,) = read(write_lines(tmp_path / "in.jsonl", [{"id": "a", "messages": messages}])).items
     assert item.question == "Why?"
     assert item.prompt == "Be brief.\n\nHi\n\nYes?\n\nWhy?"
+    assert item.dialogue.endswith("[assistant]\nYes?\n\n[user]\nWhy?")
 
 
 def test_references_of_the_outcome_files_are_read(tmp_path: Path) -> None:

@@ -67,7 +67,10 @@ async def test_a_second_run_asks_nothing_and_a_larger_sample_only_what_is_new(
         assert code == 2 and "other settings" in told
 
 
-async def test_killed_at_any_moment_it_goes_on_where_it_was(classroom: Setup, label: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+async def test_killed_at_any_moment_it_goes_on_where_it_was(
+    classroom: Setup, label: Command, tmp_path: Path, kill: signal.Signals
+) -> None:
     file, out = write_lines(tmp_path / "in.jsonl", sums(30)), tmp_path / "outcomes.jsonl"
     work = tmp_path / "outcomes.jsonl.work"
     async with running(classroom) as gateway:
@@ -77,10 +80,10 @@ async def test_killed_at_any_moment_it_goes_on_where_it_was(classroom: Setup, la
         )
         while not work.exists() or work.read_bytes().count(b"\n") < 12:
             await asyncio.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
-        await child.wait()
+        child.send_signal(kill)
+        assert await child.wait() == (-9 if kill == signal.SIGKILL else 130)
         paid = work.read_bytes().count(b"\n") - 1
-        assert not out.exists() and 11 <= paid < 60
+        assert out.exists() == (kill == signal.SIGINT) and 11 <= paid < 60
         with work.open("ab") as file_:
             file_.write(b'{"key": "half a li')
         before = asked(classroom)

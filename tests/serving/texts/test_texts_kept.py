@@ -15,7 +15,7 @@ from models.errors import Unavailable
 from models.fake import FakeBackend, Step
 from serving.ledger import export, keys, texts
 from serving.ledger.schema import texts as table
-from serving.ledger.store import DAY_MS, Store, epoch_ms
+from serving.ledger.store import Store, epoch_ms
 from serving.ledger.texts import Kept
 from serving.texts.settings import Texts
 from serving.wire.options import Options
@@ -267,47 +267,6 @@ def _refuse(_kept: Any) -> None:
     raise OSError("disk full: jane.doe@example.org")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Any:
-    opened = Store.open(f"sqlite:///{tmp_path / 'ledger.db'}")
-    yield opened
-    opened.close()
-
-
-def fill(store: Store, count: int, size_bytes: int = 100, tenant: str = "t") -> None:
-    now_ms = epoch_ms()
-    made = [
-        Kept(f"{tenant}{i:05}", now_ms - (count - i) * 1000, tenant, [{"role": "user", "content": "hi"}], "ho", False,
-             size_bytes)
-        for i in range(count)
-    ]  # fmt: skip
-    texts.put(store, made)
-
-
-def left(store: Store) -> list[str]:
-    with store.read() as connection:
-        return list(connection.execute(select(table.c.request_id).order_by(table.c.request_id)).scalars())
-
-
-def test_old_ones_go_then_the_oldest_until_the_rest_fits(store: Store) -> None:
-    fill(store, 6_000, size_bytes=10)
-    texts.put(store, [Kept("old", epoch_ms() - 31 * DAY_MS, "t", [], None, False, 10)])
-    assert texts.prune(store, 30, 60_000) == 1
-    assert texts.prune(store, 30, 59_995) == 1
-    assert texts.prune(store, 30, 5_000) == 5_499
-    assert left(store)[0] == "t05500" and texts.size_bytes(store) == 5_000
-    assert texts.prune(store, 30, 0) == 500
-
-
-def test_rows_and_texts_of_a_tenant_and_of_old_times_go_together(store: Store) -> None:
-    fill(store, 3, tenant="a")
-    fill(store, 2, tenant="b")
-    store.delete_tenant("a")
-    assert left(store) == ["b00000", "b00001"]
-    store.retain(1, now_ms=epoch_ms() + 2 * DAY_MS)
-    assert left(store) == []
-
-
 def test_a_deleted_text_is_overwritten(tmp_path: Path) -> None:
     store = Store.open(f"sqlite:///{tmp_path / 'ledger.db'}")
     texts.put(store, [Kept("r", epoch_ms(), "t", [{"role": "user", "content": "marzipan"}], None, False, 10)])
@@ -336,9 +295,7 @@ async def test_texts_are_written_while_requests_come(keeping: Setup, monkeypatch
     async with running(keeping) as gateway:
         task = asyncio.create_task(gateway.texts.keep_writing())
         await gateway.ask(ASKED)
-        for _ in range(200):
-            if left(gateway.store):
-                break
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(5):
+            while not texts.size_bytes(gateway.store):
+                await asyncio.sleep(0.02)
         task.cancel()
-        assert len(left(gateway.store)) == 1
