@@ -27,6 +27,7 @@ from router.hot import HotArtifact
 from router.policy import Band, RuleDecider, TierFacts, able_from, doubtful, nobody_can, obstacle
 
 MAX_CONVERSATIONS: Final = 20_000
+MAX_EXPLORE: Final = 0.05
 Vector = NDArray[np.float32]
 
 
@@ -44,7 +45,9 @@ class Settings:
 
     deadline_s: for embedding and score together. margin: how much gain a conversation must miss or exceed the threshold
     by before it changes tier, within sticky_s of its last turn. band: gains in doubt (`policy.doubtful`), None: none;
-    band_acts: a conversation then stays with no tier, since it is not known which will have answered.
+    band_acts: a conversation then stays with no tier, since it is not known which will have answered. explore: the
+    share of requests answered by another tier than the wanted one, so that what the wanted one would have missed can
+    be known.
     """
 
     mode: Literal["shadow", "on"] = "on"
@@ -54,6 +57,7 @@ class Settings:
     sticky_s: float = 1800.0
     band: Band | None = None
     band_acts: bool = False
+    explore: float = 0.0
 
 
 def wanted_tier(gain: float, threshold: float, worths: Sequence[Worth]) -> int:
@@ -137,6 +141,9 @@ class LearnedDecider:
         held = self._held.tier(facts) if acts else None
         names, reason = able_from(self._wanted(deployed, gain, held), self._tiers, obstacles)
         score, version = round(gain, 4), deployed.manifest.version
+        if acts and (other := self._explored(facts, names, obstacles)) is not None:
+            explored, _ = able_from(other, self._tiers, obstacles)
+            return Decision(explored, "explore", score, artifact=version, shadow=names[0])
         if acts:
             band = self._settings.band if held is None else None
             plan = self._plan(deployed, inputs) if doubtful(facts, self._tiers, gain, band) else None
@@ -166,6 +173,17 @@ class LearnedDecider:
             self.fell_back["no_score"] += 1
             return None
         return gain
+
+    def _explored(self, facts: Facts, names: Sequence[str], obstacles: Sequence[str | None]) -> int | None:
+        """The place of another able tier, for the share of requests that explores. By the request's id: asked twice,
+        a request explores twice or never. Conversations that hold a tier keep it, and `local_only` stays out."""
+        draw = hashlib.sha256(f"explore\0{facts.request_id}".encode("utf-8", "surrogatepass")).digest()
+        if int.from_bytes(draw[:8]) / 2**64 >= self._settings.explore or facts.local_only:
+            return None
+        others = [i for i, t in enumerate(self._tiers) if not obstacles[i] and t.name != names[0]]
+        if not others or self._held.tier(facts) is not None:
+            return None
+        return others[int.from_bytes(draw[8:16]) % len(others)]
 
     def _acts(self, facts: Facts) -> bool:
         return self._settings.mode == "on" and rollout_place(facts) < self._settings.rollout
@@ -216,6 +234,8 @@ def check(tiers: Sequence[TierFacts], worths: Sequence[Worth], settings: Setting
         raise ConfigError(f"{len(tiers)} tiers, but {len(worths)} strengths: give one for each tier")
     if not 0.0 <= settings.rollout <= 1.0:
         raise ConfigError("rollout is a part of the conversations, 0 to 1")
+    if not 0.0 <= settings.explore <= MAX_EXPLORE:
+        raise ConfigError(f"explore is a part of the requests, 0 to {MAX_EXPLORE:g}")
     strengths, prices = [w.strength for w in worths], [w.usd_per_1k for w in worths]
     if strengths != sorted(strengths) or prices != sorted(prices):
         raise ConfigError("tiers are given weakest first: neither strength nor price may fall along them")

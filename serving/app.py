@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -24,6 +25,7 @@ from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.backends import build_tiers, tier_facts
 from serving.cache.exact import CacheLimits, ExactCache
+from serving.capacity import Capacity
 from serving.cascade import Cascading
 from serving.config import Config, EngineBackend, MembersBackend
 from serving.deciding import RemoteDecider
@@ -31,19 +33,21 @@ from serving.engine_plan import local_facts, member_facts
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
 from serving.job import Opening, Outcome
+from serving.ledger import texts
 from serving.ledger.allowance import Allowance, LedgerUnreachable
 from serving.ledger.grants import Budgets, Lease, LeaseRequest
 from serving.ledger.journal import Journal
 from serving.ledger.keys import KeyTable, loader
 from serving.ledger.store import Store
 from serving.memory import Memory
-from serving.pipeline import Pipeline
+from serving.pipeline import Pipeline, keep_nothing
 from serving.runtime import Runtime, read_secret
 from serving.semantic import RouterCalls, Semantics
 from serving.side import SideRoutes
 from serving.status import Status
 from serving.stored import StoredAnswers
 from serving.telemetry import GatewayMetrics
+from serving.texts.log import TextLog
 from serving.tiers import Tiers
 from serving.wire.request import Limits
 
@@ -103,6 +107,7 @@ class GatewayProcess:
     drain_s: float
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     semantics: Semantics | None = None
+    texts: TextLog | None = None
 
     def check(self) -> None:
         """Raises when a background task has died: the replica is then replaced."""
@@ -118,6 +123,8 @@ class GatewayProcess:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.texts is not None:
+            await self.texts.flush()
         for tier in self.tiers.ordered:
             if tier.pool is not None:
                 await tier.pool.aclose()
@@ -156,19 +163,26 @@ async def build_gateway(
     version = policy_version(config)
     semantics = _semantics(config, router)
     cascade = await asyncio.to_thread(build_cascade, config, metrics)
-    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, cascade)
+    text_log = TextLog(config.texts, partial(texts.put, store), metrics) if config.texts.enabled else None
+    keep = text_log.keep if text_log is not None else keep_nothing
+    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, keep, cascade)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
-    door = Admission(table, config.auth_required, allowance, read_secret(runtime.operator_token_file))
+    capacity = Capacity(config.gateway.max_in_flight, runtime.draining_file)
+    door = Admission(table, config.auth_required, allowance, capacity, read_secret(runtime.operator_token_file))
     stored = StoredAnswers(cache, router if semantics is not None else None, store, door)
-    side = SideRoutes(door, accounts, router, stored, config.embedding.model if config.embeds else "")
-    app = Gateway(_settings(config, runtime), pipeline, door, status, version, side)
+    encoder = config.embedding.model if config.embeds else ""
+    side = SideRoutes(door, accounts, router, stored, config.gateway.deadline_s, encoder)
+    app = Gateway(_settings(config), pipeline, door, status, version, side)
     tasks = [
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
         asyncio.create_task(allowance.keep(), name="allowance"),
         *(asyncio.create_task(members.keep(), name="members") for members in built.members),
     ]
-    return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks, semantics)
+    if text_log is not None:
+        tasks.append(asyncio.create_task(text_log.keep_writing(), name="texts"))
+    drain_s = config.gateway.drain_s
+    return GatewayProcess(app, flights, journal, tiers, cache, session, store, drain_s, tasks, semantics, text_log)
 
 
 def build_cascade(config: Config, metrics: GatewayMetrics) -> Cascading | None:
@@ -193,16 +207,14 @@ def _semantics(config: Config, router: RouterCalls) -> Semantics | None:
     return Semantics(router, answering(config), shared, wanted.compare, wanted.judge)
 
 
-def _settings(config: Config, runtime: Runtime) -> GatewaySettings:
+def _settings(config: Config) -> GatewaySettings:
     gateway = config.gateway
     return GatewaySettings(
         limits=Limits(max_body_bytes=gateway.max_body_mib * MIB, max_messages=gateway.max_messages),
         deadline_s=gateway.deadline_s,
-        max_in_flight=gateway.max_in_flight,
         sampled_cache=config.cache.exact.sampled,
         coalesce=config.cache.coalesce,
         namespace=answering(config),
-        draining_file=runtime.draining_file,
     )
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.errors import ConfigError
 from models.prices import PriceOverride
+from serving.texts.settings import Texts
 
 RESERVED_NAMES = frozenset({"auto", "cache"})
 TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -144,6 +145,7 @@ class Learned(_Frozen):
     rollout: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of conversations it acts on
     margin: Annotated[float, Field(ge=0)] = 0.1  # beyond the threshold, for a conversation to change its tier
     sticky_s: Annotated[float, Field(ge=0)] = 1800.0
+    explore: Annotated[float, Field(ge=0, le=0.05)] = 0.0  # share answered by another tier than the wanted one
     strengths: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None  # tier -> part of the gap it closes
 
 
@@ -289,6 +291,7 @@ class Config(_Frozen):
     retry: Retry = Retry()
     breaker: Breaker = Breaker()
     ledger: Ledger = Ledger()
+    texts: Texts = Texts()
     budget: Budget = Budget()
     serve: Serve = Serve()
 

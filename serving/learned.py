@@ -76,6 +76,7 @@ def open_learned(config: Config, encoder_sha256: str) -> LearnedRouting:
         sticky_s=wanted.sticky_s,
         band=cascade.band if cascade.mode != "off" else None,
         band_acts=cascade.mode == "act",
+        explore=wanted.explore,
     )
     rules = RuleDecider(facts, config.routing.thresholds)
     decider = LearnedDecider(facts, artifact, rules, settings, _worths(config))

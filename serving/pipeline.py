@@ -22,6 +22,7 @@ from models.errors import (
     NotCached,
     Unavailable,
     Unsupported,
+    WouldBeLate,
 )
 from models.pool import Reply
 from models.types import Call, Usage
@@ -41,6 +42,12 @@ ESTIMATED_CHARS_PER_TOKEN = 4
 
 
 Decide = Callable[[Facts], Awaitable[Decision]]
+Keep = Callable[[Job, Outcome | None], None]
+"""Told of every request that ended, with the answer if one was made for it."""
+
+
+def keep_nothing(_job: Job, _outcome: Outcome | None) -> None:
+    """Texts are not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class Pipeline:
     flights: Flights[Opening, Outcome]
     memory: Memory
     accounts: Accounts
+    keep: Keep = keep_nothing
     cascade: Cascading | None = None
 
     async def recall(self, job: Job) -> Entry | None:
@@ -81,11 +89,9 @@ class Pipeline:
     async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
         """One upstream answer. Settles the leader's row whatever happens, also when everybody has left."""
         row = job.row
-        row.status, row.http_status, row.error_code = (
-            "failed",
-            500,
-            "internal_error",
-        )  # unless something below knows better
+        outcome: Outcome | None = None
+        row.status, row.http_status = "failed", 500  # unless something below knows better
+        row.error_code = "internal_error"
         try:
             outcome = await self._answered(flight, job)
         except asyncio.CancelledError:
@@ -106,6 +112,7 @@ class Pipeline:
         finally:
             row.latency_ms = job.elapsed_ms()
             self.accounts.closed(row)
+            self.keep(job, outcome)
 
     async def _answered(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
         """A verified answer from the cache, or the wanted tiers in order until one gives a first token."""
@@ -117,8 +124,11 @@ class Pipeline:
         gate = self.cascade.gate(job, decision, order) if self.cascade is not None else None
         order = gate.order(order) if gate is not None else order
         failure: FarthingError | None = None
-        for tier in order:
+        for at, tier in enumerate(order):
             trial, gate = gate, None  # of the first alone
+            if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
+                failure = failure or WouldBeLate(f"tier '{tier.name}' would not answer within the deadline at its load")
+                continue
             try:
                 outcome = await self._from_tier(flight, job, tier, Way(wanted, failure, trial))
                 if outcome is not None:
@@ -275,6 +285,14 @@ class Way:
     wanted: ServingTier
     failure: FarthingError | None
     gate: Gate | None
+
+
+def _in_time(tier: ServingTier, job: Job) -> bool:
+    """Whether an answer of this tier can be expected before the deadline; a tier nobody knows about is tried."""
+    if tier.pool is None:
+        return False
+    expected_s = tier.pool.expected_s()
+    return expected_s is None or expected_s <= job.deadline.remaining_s()
 
 
 def _call(job: Job) -> Call:

@@ -75,6 +75,9 @@ class GatewayMetrics:
             "cascade_probability", "Said of them: that the answer will do", buckets=PROBABILITY_BUCKETS
         )
         self._journal = self._counter("journal_errors", "Journal lines that could not be written")
+        self._texts = self._counter("texts", "Requests whose texts were to be kept, by what became of them", "outcome")
+        self._feedback = self._counter("feedback", "What callers said of answers", "route", "reason", "good")
+        self._redacted = self._counter("texts_redacted", "Placeholders put into kept texts", "kind")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"farthing_{name}", text, labels, registry=self._registry)
@@ -133,6 +136,15 @@ class GatewayMetrics:
 
     def journal_failed(self) -> None:
         self._journal.inc()
+
+    def feedback(self, row: Row, good: bool) -> None:
+        self._feedback.labels(row.route or "none", row.reason, "yes" if good else "no").inc()
+
+    def texts(self, outcomes: Mapping[str, int], redacted: Mapping[str, int]) -> None:
+        for outcome, count in outcomes.items():
+            self._texts.labels(outcome).inc(count)
+        for kind, count in redacted.items():
+            self._redacted.labels(kind).inc(count)
 
     def upstream_error(self, backend: str, error: FarthingError) -> None:
         self._upstream_errors.labels(backend, error.code).inc()
@@ -254,6 +266,7 @@ class NodeMetrics:
             return Gauge(f"farthing_{name}", text, labels, registry=registry, multiprocess_mode="mostrecent")
 
         self._lag = gauge("ledger_lag_bytes", "Journal not yet read")
+        self._texts = gauge("texts_bytes", "Kept prompts and answers")
         self._util = gauge("gpu_utilisation_ratio", "Share of time the GPU was busy (NVML)", "gpu")
         self._used = gauge("gpu_memory_used_bytes", "GPU memory in use (NVML)", "gpu")
         self._total = gauge("gpu_memory_total_bytes", "GPU memory (NVML)", "gpu")
@@ -264,6 +277,9 @@ class NodeMetrics:
         self._lost.inc(lost)
         self._corrupt.inc(corrupt)
         self._lag.set(lag_bytes)
+
+    def texts(self, size_bytes: int) -> None:
+        self._texts.set(size_bytes)
 
     def gpu(self, reading: GpuReading) -> None:
         index = str(reading.index)

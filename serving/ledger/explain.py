@@ -22,6 +22,7 @@ REASONS = {
     "semantic": "asked before in other words, and verified",
     "cascade_kept": "in doubt, and the small model's own tokens vouched for its answer",
     "cascade_dropped": "in doubt, and the small model's own tokens did not vouch for its answer",
+    "explore": "another tier than the wanted one, by lot, to see what that gives",
     "router_late": "the router was late: the default tier",
     "router_down": "the router did not answer: the default tier",
 }
