@@ -24,7 +24,8 @@ from serving.wire.assemble import event
 
 TOP_LOGPROBS: Final = 5
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls")
-_FORCED: Final = ("tools", "functions", "logit_bias", "structured_outputs", "guided_json", "guided_regex")
+_FORCED: Final = ("tools", "functions", "logit_bias", "allowed_token_ids", "use_beam_search", "structured_outputs")
+_GUIDED: Final = "guided_"  # how earlier versions of vLLM name each kind of forced form
 Ending = Literal["kept", "dropped", "no_evidence", "failed", "would_keep", "would_drop"]
 
 
@@ -32,10 +33,13 @@ def suits(body: Json) -> bool:
     """Whether this request is for the cascade, beside what the router leaves out (`router.policy.doubtful`).
 
     Several answers have no one probability. An answer forced into a form is sure of its form, whatever it says, and
-    after a prefilled beginning or under a bias the probabilities are not those that were learned from.
+    after a prefilled beginning or under a bias the probabilities are not those that were learned from. vLLM does not
+    stream the prompt's own probabilities, and a trial is a stream.
     """
+    if body.get("prompt_logprobs") is not None:
+        return False
     free = (body.get("response_format") or {}).get("type", "text") == "text"
-    plain = not any(body.get(name) for name in _FORCED)
+    plain = not any(body[name] for name in body if name in _FORCED or name.startswith(_GUIDED))
     return free and plain and (body.get("n") or 1) == 1 and body["messages"][-1].get("role") != "assistant"
 
 
@@ -107,16 +111,18 @@ class Gate:
     async def hold(self, chunks: AsyncGenerator[Chunk, None]) -> bool:
         """Read until the tokens suffice, whether the answer is kept. What fails until then has failed unseen.
 
-        A unary answer that is kept is read to its end here: nobody waits for its beginning.
+        A unary answer that is kept is read to its end here, in shadow, too: nobody waits for its beginning, and one
+        that breaks off must not cost its caller the next tier.
         """
-        if not self.acts:
+        if not self.acts and self._streams:
             return True
         try:
             async for chunk in chunks:
                 self._held.append(self._read(chunk))
                 if self._ended:
                     continue  # its usage is still to come
-                if self._decide() is False or (self.kept and self._streams):
+                self._decide()
+                if self.acts and (self.kept is False or (self.kept and self._streams)):
                     return self.kept is True
             self._ended = True
         except FarthingError as exc:
@@ -124,7 +130,7 @@ class Gate:
             if isinstance(exc, StreamCut):  # nobody has seen a word of it: another tier may still answer
                 raise Unavailable(exc.message) from exc
             raise
-        return self._decide() is True
+        return self._decide() is True or not self.acts
 
     async def passing(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
         """What was held, then the rest as it comes."""
@@ -170,15 +176,22 @@ class Gate:
         return replace(chunk, data=b"".join(map(event, events))) if self._hides else chunk
 
     def _look(self, choice: Json) -> None:
-        told = (choice.get("logprobs") or {}).get("content") or ()
-        self.tokens += [_token(one) for one in told]
-        delta = choice.get("delta") or {}
+        told, delta = choice.get("logprobs"), choice.get("delta") or {}
+        if self._hides and "logprobs" in choice:
+            choice["logprobs"] = None
+        self.tokens += _tokens(told)
         if not self.tokens and any(delta.get(name) for name in _TEXTS):
             self._blind = True
         if choice.get("finish_reason"):
             self._ended = True
-        if self._hides and "logprobs" in choice:
-            choice["logprobs"] = None
+
+
+def _tokens(told: Any) -> list[Token]:
+    """None where it cannot be read: vLLM writes a likelihood that is no number as null."""
+    try:
+        return [_token(one) for one in (told or {}).get("content") or ()]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
 
 
 def _token(told: dict[str, Any]) -> Token:

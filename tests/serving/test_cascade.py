@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 import aiohttp
@@ -163,6 +164,19 @@ async def test_without_evidence_the_routers_own_choice_stands(
     assert seen == [("no_evidence", None)]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_probabilities_that_are_no_numbers_are_no_evidence_and_stay_unseen(
+    setup: Setup, seen: Seen, stream: bool
+) -> None:
+    small(setup, Step(GOOD, logprob=math.nan))  # null in JSON, as vLLM writes it
+    async with running(setup) as service:
+        response, body = await (service.stream() if stream else service.ask())
+        shown = body.decode() if stream else json.dumps(body)
+        assert response.headers["x-farthing-reason"] == "easy"
+        assert '"logprob"' not in shown and "top_logprobs" not in shown
+    assert seen == [("no_evidence", None)]
+
+
 async def test_what_looks_hard_may_be_kept_too(setup: Setup, seen: Seen) -> None:
     setup.band = HARD
     small(setup, Step(GOOD, logprob=SURE))
@@ -277,6 +291,11 @@ async def test_a_callers_own_logprobs_are_passed_on(setup: Setup, seen: Seen) ->
         {"n": 2},
         {"response_format": {"type": "json_object"}},
         {"logit_bias": {"5": 1}},
+        {"allowed_token_ids": [5]},
+        {"use_beam_search": True},
+        {"structured_outputs": {"choice": ["yes", "no"]}},
+        {"guided_choice": ["yes", "no"]},
+        {"prompt_logprobs": 0},
         {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "A f"}]},
     ],
 )
@@ -319,6 +338,16 @@ async def test_shadow_judges_and_drops_nothing(setup: Setup, logprob: float, out
         assert row["shadow"] == ("frontier" if outcome == "would_drop" else "")
         assert row["cost_wasted_nusd"] == 0
     assert counted.outcomes == [outcome] and setup.frontier.calls == []
+
+
+async def test_shadow_costs_a_unary_caller_no_fallback(setup: Setup) -> None:
+    arrange(setup, counted := Seen(), mode="shadow")
+    small(setup, Step(SECRET, logprob=UNSURE, cut_after=6))
+    async with running(setup) as service:
+        response, answer = await service.ask()
+        assert response.status == 200 and answer["choices"][0]["message"]["content"] == Step().text
+        assert response.headers["x-farthing-reason"] == "fallback_upstream_unavailable"
+    assert counted.outcomes == ["would_drop", "failed"]
 
 
 async def test_shadow_leaves_alone_what_another_tier_answers(setup: Setup) -> None:
