@@ -96,6 +96,7 @@ class Generations:
 def _row(data: dict[str, Any], where: str) -> tuple[str, str, str, list[Token], float]:
     try:
         tokens = [Token(float(one[0]), tuple(map(float, one[1:]))) for one in data["tokens"]]
+        str(data["prompt"]).encode()  # half a surrogate pair is legal JSON and no text
         row = (str(data["id"]), str(data.get("group") or ""), str(data["prompt"]), tokens, float(data["correct"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"{where}: {error!r}; docs/cascade.md lists the fields") from error
@@ -110,14 +111,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{len(made)} graded answers are too few to learn from; at least {MIN_ROWS}")
     if min(arguments.tokens) < 1:
         raise ConfigError("--tokens are counts of tokens, at least 1")
+    if not _differ(made.correct):
+        raise ConfigError("no answer is right, or all are: there is nothing to tell apart; at least one of either")
     scores, by, encoder_sha256 = prompt_scores(made, arguments.artifact, arguments.cache)
     folds = made.folds()
     figures, heads = {}, {}
     for tokens_k in [*sorted(set(arguments.tokens)), WHOLE]:
         rows = made.rows(tokens_k, scores)
         fits = made.longer_than(tokens_k)  # shorter answers have ended by then: the whole head judges them
-        if fits.sum() < MIN_ROWS:
-            say(f"{tokens_k} tokens: {fits.sum()} answers are longer; too few, left out")
+        if fits.sum() < MIN_ROWS or not _differ(made.correct[fits]):
+            say(f"{tokens_k} tokens: {fits.sum()} answers are longer; too few, or too alike, left out")
             continue
         heads[tokens_k] = Head.fit(rows[fits], made.correct[fits])
         figures[str(tokens_k)] = quality(out_of_fold(rows, made.correct, folds, fits), made.correct[fits])
@@ -127,6 +130,10 @@ def run(arguments: argparse.Namespace) -> int:
     manifest = Manifest(KIND, "", today(), encoder_sha256, data_sha256(arguments.generations), metrics)
     print(f"{Heads(manifest, heads, by).write(arguments.out)} is current")
     return 0
+
+
+def _differ(right: Floats) -> bool:
+    return len(np.unique(right > 0.5)) == 2
 
 
 def prompt_scores(made: Generations, artifact: Path | None, cache: Path | None) -> tuple[Floats, str, str]:

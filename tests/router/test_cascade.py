@@ -116,6 +116,19 @@ def test_train_writes_an_artifact_that_judges(file: Path, tmp_path: Path, capsys
         heads.using(5, 0.5)
 
 
+def test_answers_that_are_all_alike_teach_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "correct": 1} for row in generations(120)]
+    alike, longer = tmp_path / "alike.jsonl", tmp_path / "longer.jsonl"
+    alike.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert main(["train-cascade", "--generations", str(alike), "--out", str(tmp_path / "none")]) == 2
+    assert "nothing to tell apart" in capsys.readouterr().err
+    short = [{"id": f"s{i}", "prompt": f"short {i}", "correct": 0, "tokens": [[-1.0]]} for i in range(30)]
+    longer.write_text("\n".join(map(json.dumps, rows + short)), encoding="utf-8")
+    assert main(["train-cascade", "--generations", str(longer), "--out", str(tmp_path), "--tokens", "1"]) == 0
+    assert "too alike" in capsys.readouterr().err
+    assert set(Heads.load(tmp_path / artifacts.current_version(tmp_path)).heads) == {WHOLE}
+
+
 def test_a_routers_score_joins_under_its_own_name(file: Path, tmp_path: Path) -> None:
     arguments = ["train-cascade", "--generations", str(file), "--out", str(tmp_path), "--artifact", str(PRIOR)]
     assert main([*arguments, "--tokens", "4"]) == 0
@@ -180,6 +193,7 @@ def test_a_foreign_or_damaged_artifact_is_refused(tmp_path: Path, damage: str) -
         {"id": "1", "prompt": "q", "correct": 2, "tokens": [[-1]]},
         {"id": "1", "prompt": "q", "correct": 1, "tokens": [["x"]]},
         {"id": "1", "prompt": "q", "tokens": [[-1]]},
+        {"id": "1", "prompt": "\ud83d", "correct": 1, "tokens": [[-1]]},
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, object]) -> None:
