@@ -137,6 +137,9 @@ class Pipeline:
                 wanted = trial.next
                 order.append(tier)  # dropped; yet better than no answer, when nobody stronger has one
             except FarthingError as exc:
+                if trial is not None and trial.wanted and isinstance(exc, BadRequest):
+                    order.insert(at + 1, tier)  # it may object to what only a trial asks for
+                    continue
                 if not (exc.moves_on or isinstance(exc, BudgetExceeded) or _uncalled_for(trial, exc)):
                     raise
                 if job.target.tier is not None:

@@ -252,6 +252,18 @@ async def test_what_only_the_tier_on_trial_objects_to_is_not_told_the_caller(set
         assert response.status == 400  # here it was the one that should answer
 
 
+@pytest.mark.parametrize("mode", ["shadow", "act"])
+async def test_what_only_the_trial_asked_for_is_left_out_where_it_is_refused(setup: Setup, mode: str) -> None:
+    arrange(setup, Seen(), mode=mode)
+    asked = small(setup, Step(error=BadRequest("at most 3 logprobs")), Step(GOOD))
+    async with running(setup) as service:
+        response, answer = await service.ask()
+        assert response.headers["x-farthing-reason"] == "easy"
+        assert answer["choices"][0]["message"]["content"] == GOOD
+        assert (await one_row(service))["attempts"] == 2
+    assert [call.body.get("logprobs") for call in asked.calls] == [True, None] and setup.frontier.calls == []
+
+
 async def test_a_dropped_tier_answers_when_nobody_else_can(setup: Setup, seen: Seen) -> None:
     asked = small(setup, Step(SECRET, logprob=UNSURE), Step("better than nothing", logprob=UNSURE))
     setup.frontier = FakeBackend("frontier/0", "huge", script=[Step(error=Unavailable("down"))])
