@@ -20,6 +20,7 @@ from models.errors import (
     DeadlineExceeded,
     FarthingError,
     NotCached,
+    RequestError,
     Unavailable,
     Unsupported,
     WouldBeLate,
@@ -319,8 +320,9 @@ def _cause(wanted: ServingTier, failure: FarthingError | None) -> str:
 
 
 def _uncalled_for(trial: Gate | None, error: FarthingError) -> bool:
-    """What a tier objects to that was asked on trial alone is no news to the caller; only time is the same for all."""
-    return trial is not None and not trial.wanted and not isinstance(error, DeadlineExceeded)
+    """What a tier objects to that was asked on trial alone is no news to the caller. Objections come before the first
+    word: a stream that breaks off later is the caller's to know."""
+    return trial is not None and not trial.wanted and isinstance(error, RequestError)
 
 
 def _burnt(job: Job, gate: Gate) -> Usage:

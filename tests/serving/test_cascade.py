@@ -231,6 +231,21 @@ async def test_a_unary_answer_that_breaks_after_its_verdict_moves_on(setup: Setu
         assert (await one_row(service))["cost_wasted_nusd"] > 0
 
 
+@pytest.mark.parametrize(("question", "band"), [("hi", EASY), (HARD_TEXT, HARD)])
+async def test_a_kept_stream_that_breaks_off_is_not_continued_by_another_tier(
+    setup: Setup, seen: Seen, question: str, band: tuple[float, float]
+) -> None:
+    setup.band = band
+    small(setup, Step(GOOD, logprob=SURE, cut_after=6))
+    async with running(setup) as service:
+        _, body = await service.stream(question)
+        assert text(body) == " ".join(GOOD.split()[:6]) and b"upstream_stream_cut" in body
+        row = await one_row(service)
+        assert (row["status"], row["route"], row["error_code"]) == ("failed", "small", "upstream_stream_cut")
+        assert row["billed_nusd"] == 0
+    assert setup.frontier.calls == []
+
+
 async def test_a_small_tier_that_is_down_is_passed_by(setup: Setup, seen: Seen) -> None:
     small(setup, Step(error=Overloaded("full")))
     async with running(setup) as service:
