@@ -125,6 +125,7 @@ class Pipeline:
         gate = self.cascade.gate(job, decision, order) if self.cascade is not None else None
         order = gate.order(order) if gate is not None else order
         failure: FarthingError | None = None
+        dropped: Gate | None = None
         for at, tier in enumerate(order):
             trial, gate = gate, None  # of the first alone
             if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
@@ -135,13 +136,13 @@ class Pipeline:
                 if outcome is not None:
                     return outcome
                 assert trial is not None
-                wanted = trial.next
+                wanted, dropped = trial.next, trial
                 order.append(tier)  # dropped; yet better than no answer, when nobody stronger has one
             except FarthingError as exc:
                 if trial is not None and trial.wanted and isinstance(exc, BadRequest):
                     order.insert(at + 1, tier)  # it may object to what only a trial asks for
                     continue
-                if not (exc.moves_on or isinstance(exc, BudgetExceeded) or _uncalled_for(trial, exc)):
+                if not (exc.moves_on or isinstance(exc, BudgetExceeded) or _uncalled_for(trial, dropped, exc)):
                     raise
                 if job.target.tier is not None:
                     raise
@@ -319,10 +320,11 @@ def _cause(wanted: ServingTier, failure: FarthingError | None) -> str:
     return failure.code if failure is not None else "unknown"
 
 
-def _uncalled_for(trial: Gate | None, error: FarthingError) -> bool:
-    """What a tier objects to that was asked on trial alone is no news to the caller. Objections come before the first
-    word: a stream that breaks off later is the caller's to know."""
-    return trial is not None and not trial.wanted and isinstance(error, RequestError)
+def _uncalled_for(trial: Gate | None, dropped: Gate | None, error: FarthingError) -> bool:
+    """What a tier objects to that the router had not wanted, asked on trial or after a drop, is no news to the caller.
+    Objections come before the first word: a stream that breaks off later is the caller's to know."""
+    unwanted = (trial is not None and not trial.wanted) or (dropped is not None and dropped.wanted)
+    return unwanted and isinstance(error, RequestError)
 
 
 def _burnt(job: Job, gate: Gate) -> Usage:

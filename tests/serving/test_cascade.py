@@ -8,35 +8,24 @@ import math
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
 
-from models.errors import BadRequest, Overloaded, Unavailable
-from models.fake import FakeBackend, Step
-from router.cascade import NAMES, Cascade, Head
-from serving.cascade import Cascading
-from tests.serving.conftest import Running, Setup, running
-
-SURE, UNSURE = -0.05, -3.0
-SECRET = "mumble jumble bungle dangle fumble garble haggle juggle rumble tumble wobble"
-GOOD = "a farthing is a quarter of a penny and no more than that"
-EASY, HARD = (0.0, 0.4), (0.5, 1.0)  # bands: of the rules' score, below and above their threshold
-HARD_TEXT = "Prove step by step that sqrt(2) is irrational. You must give at least two proofs."
-
-
-def head() -> Head:
-    """Certain above a mean log-probability of -1, and against below."""
-    weights = np.zeros(len(NAMES))
-    weights[NAMES.index("mean")] = 10.0
-    return Head(np.zeros(len(NAMES)), np.ones(len(NAMES)), weights, 10.0)
-
-
-class Seen(list[tuple[str, float | None]]):
-    """What was counted."""
-
-    @property
-    def outcomes(self) -> list[str]:
-        return [outcome for outcome, _ in self]
+from models.fake import Step
+from tests.serving.cascades import (
+    EASY,
+    GOOD,
+    HARD,
+    HARD_TEXT,
+    SECRET,
+    SURE,
+    UNSURE,
+    Seen,
+    arrange,
+    one_row,
+    small,
+    text,
+)
+from tests.serving.conftest import Setup, running
 
 
 @pytest.fixture
@@ -45,26 +34,6 @@ def seen(setup: Setup) -> Seen:
     counted = Seen()
     arrange(setup, counted)
     return counted
-
-
-def arrange(setup: Setup, counted: Seen, mode: Any = "act", full: bool = False, tokens: int = 4) -> None:
-    cascade = Cascade(tokens, 0.5, head(), head(), "rules", "v1")
-    setup.cascade = Cascading(mode, full, lambda: cascade, lambda *what: counted.append(what))
-    setup.band = EASY
-
-
-def small(setup: Setup, *steps: Step) -> FakeBackend:
-    setup.small = FakeBackend("small/0", "tiny", script=steps)
-    return setup.small
-
-
-def text(stream: bytes) -> str:
-    events = [json.loads(e[6:]) for e in stream.decode().split("\n\n") if e.startswith("data: {")]
-    return "".join(c["delta"].get("content") or "" for e in events for c in e.get("choices", []))
-
-
-async def one_row(service: Running) -> dict[str, Any]:
-    return (await service.rows(1))[0]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -208,89 +177,6 @@ async def test_a_client_that_leaves_ends_the_trial(setup: Setup, seen: Seen) -> 
         assert row["cost_nusd"] == row["cost_input_nusd"] + row["cost_output_nusd"] > 0
         assert 0 < row["output_tokens"] < 4
     assert asked.ended == 1 and setup.frontier.calls == []
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_failure_in_the_trial_moves_on(setup: Setup, seen: Seen, stream: bool) -> None:
-    small(setup, Step(SECRET, logprob=SURE, cut_after=2))
-    async with running(setup) as service:
-        response, body = await (service.stream() if stream else service.ask())
-        assert response.status == 200 and "mumble" not in str(body)
-        assert response.headers["x-farthing-reason"] == "fallback_upstream_unavailable"
-        row = await one_row(service)
-        assert row["route"] == "frontier" and row["cost_wasted_nusd"] == 1_000 * 5 + 2_000 * 2
-    assert seen.outcomes == ["failed"]
-
-
-async def test_a_unary_answer_that_breaks_after_its_verdict_moves_on(setup: Setup, seen: Seen) -> None:
-    small(setup, Step(GOOD, logprob=SURE, cut_after=6))
-    async with running(setup) as service:
-        response, answer = await service.ask()
-        assert response.headers["x-farthing-route"] == "frontier"
-        assert answer["choices"][0]["message"]["content"] == Step().text
-        assert (await one_row(service))["cost_wasted_nusd"] > 0
-
-
-@pytest.mark.parametrize(("question", "band"), [("hi", EASY), (HARD_TEXT, HARD)])
-async def test_a_kept_stream_that_breaks_off_is_not_continued_by_another_tier(
-    setup: Setup, seen: Seen, question: str, band: tuple[float, float]
-) -> None:
-    setup.band = band
-    small(setup, Step(GOOD, logprob=SURE, cut_after=6))
-    async with running(setup) as service:
-        _, body = await service.stream(question)
-        assert text(body) == " ".join(GOOD.split()[:6]) and b"upstream_stream_cut" in body
-        row = await one_row(service)
-        assert (row["status"], row["route"], row["error_code"]) == ("failed", "small", "upstream_stream_cut")
-        assert row["billed_nusd"] == 0
-    assert setup.frontier.calls == []
-
-
-async def test_a_small_tier_that_is_down_is_passed_by(setup: Setup, seen: Seen) -> None:
-    small(setup, Step(error=Overloaded("full")))
-    async with running(setup) as service:
-        response, _ = await service.ask()
-        assert response.headers["x-farthing-reason"] == "fallback_overloaded"
-        assert (await one_row(service))["cost_wasted_nusd"] == 0
-
-
-async def test_what_only_the_tier_on_trial_objects_to_is_not_told_the_caller(setup: Setup, seen: Seen) -> None:
-    setup.band = HARD
-    small(setup, Step(error=BadRequest("no such parameter here")))
-    async with running(setup) as service:
-        response, _ = await service.ask(HARD_TEXT)
-        assert response.status == 200 and response.headers["x-farthing-reason"] == "hard"
-        setup.band = EASY
-    setup.small = FakeBackend("small/0", "tiny", script=[Step(error=BadRequest("no such parameter here"))])
-    async with running(setup) as service:
-        response, _ = await service.ask("hi again")
-        assert response.status == 400  # here it was the one that should answer
-
-
-@pytest.mark.parametrize("mode", ["shadow", "act"])
-async def test_what_only_the_trial_asked_for_is_left_out_where_it_is_refused(setup: Setup, mode: str) -> None:
-    arrange(setup, Seen(), mode=mode)
-    asked = small(setup, Step(error=BadRequest("at most 3 logprobs")), Step(GOOD))
-    async with running(setup) as service:
-        response, answer = await service.ask()
-        assert response.headers["x-farthing-reason"] == "easy"
-        assert answer["choices"][0]["message"]["content"] == GOOD
-        assert (await one_row(service))["attempts"] == 2
-    assert [call.body.get("logprobs") for call in asked.calls] == [True, None] and setup.frontier.calls == []
-
-
-async def test_a_dropped_tier_answers_when_nobody_else_can(setup: Setup, seen: Seen) -> None:
-    asked = small(setup, Step(SECRET, logprob=UNSURE), Step("better than nothing", logprob=UNSURE))
-    setup.frontier = FakeBackend("frontier/0", "huge", script=[Step(error=Unavailable("down"))])
-    async with running(setup) as service:
-        response, answer = await service.ask()
-        assert answer["choices"][0]["message"]["content"] == "better than nothing"
-        assert response.headers["x-farthing-reason"] == "degraded_upstream_unavailable"
-        row = await one_row(service)
-        assert row["route"] == "small" and row["attempts"] == 3
-        assert row["cost_nusd"] == row["cost_input_nusd"] + row["cost_output_nusd"] + row["cost_wasted_nusd"]
-        assert row["cost_wasted_nusd"] > 0 and row["billed_nusd"] == 0
-    assert len(asked.calls) == 2 and "logprobs" not in asked.calls[1].body
 
 
 async def test_the_deadline_counts_in_the_trial(setup: Setup, seen: Seen) -> None:
