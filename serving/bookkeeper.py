@@ -24,7 +24,7 @@ from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
 from serving.ledger.store import Store, epoch_ms, midnight_ms
 from serving.ledger.writer import IngestStats, Writer
 from serving.runtime import Runtime
-from serving.telemetry import CONTENT_TYPE, NodeMetrics, exposition, forget_process, read_gpus
+from serving.telemetry import CONTENT_TYPE, NodeMetrics, exposition, forget_dead, read_gpus
 
 INGEST_EVERY_S = 0.2
 NODE_EVERY_S = 5.0
@@ -107,16 +107,13 @@ class Bookkeeper:
     def _account(self, stats: IngestStats) -> None:
         self._grants.ingested(stats)
         self._metrics.ingested(stats.rows, stats.lost, stats.corrupt, stats.lag_bytes)
-        for owner in stats.ended:
-            pid = owner.rsplit(".", 2)[-2]
-            if pid.isdigit():
-                forget_process(int(pid))
 
     async def _tend_node(self) -> None:
         retained_s = pruned_s = float("-inf")
         while True:
             try:
                 await self._in_thread(self._note_uptime)
+                await asyncio.to_thread(forget_dead, self._runtime.metrics)
                 for reading in await asyncio.to_thread(read_gpus):
                     self._metrics.gpu(reading)
                 days = self._config.ledger.retention_days

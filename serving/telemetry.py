@@ -8,7 +8,6 @@ beyond the row it is given.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +43,11 @@ def in_flight(directory: Path) -> float:
     return registry.get_sample_value("farthing_in_flight_requests") or 0.0
 
 
-def forget_process(pid: int) -> None:
-    """Take a dead process's gauges out of the sums (its counters stay: what was counted happened)."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+def forget_dead(directory: Path) -> None:
+    """Take the gauges of processes that are gone out of the sums (their counters stay: what was counted happened)."""
+    for pid in {path.stem.rpartition("_")[2] for path in directory.glob("gauge_live*.db")}:
+        if not Path("/proc", pid).exists():
+            mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]
 
 
 class GatewayMetrics:

@@ -132,6 +132,19 @@ async def test_the_engines_hours_are_written_down_at_the_configured_price(bookke
     assert row["to_ms"] >= row["from_ms"]
 
 
+async def test_what_a_dead_engine_was_doing_is_forgotten(config: Config, runtime: Runtime) -> None:
+    dead = await asyncio.create_subprocess_exec("true")
+    await dead.wait()
+    gauge = runtime.metrics / f"gauge_livesum_{dead.pid}.db"
+    gauge.touch()
+    books = Bookkeeper(config, runtime)
+    await books.start()
+    async with asyncio.timeout(5):
+        while gauge.exists():
+            await asyncio.sleep(0.02)
+    await books.close()
+
+
 async def test_metrics_are_on_the_admin_port_on_loopback(bookkeeper: Bookkeeper, runtime: Runtime) -> None:
     async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{runtime.admin_port}/metrics") as answer:
         assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")

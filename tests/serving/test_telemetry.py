@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.telemetry import exposition, in_flight
+from serving.telemetry import exposition, forget_dead, in_flight
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
@@ -68,6 +68,11 @@ def test_processes_add_up_and_the_dead_ones_counts_stay(tmp_path: Path) -> None:
     assert ("farthing_saved_usd_total", (("baseline", "all_cheapest"),)) not in found
     assert found["farthing_breaker_state", (("backend", "small/0"),)] == 2
     assert in_flight(tmp_path) == 2
+    alive = next(tmp_path.glob("gauge_livesum_*.db"))
+    alive.rename(alive.with_name(f"gauge_livesum_{os.getpid()}.db"))
+    forget_dead(tmp_path)
+    assert in_flight(tmp_path) == 1
+    assert b'farthing_requests_total{reason="easy",route="small",status="answered"} 2.0' in exposition(tmp_path)
 
 
 def test_nothing_is_registered_globally() -> None:
