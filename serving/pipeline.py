@@ -130,6 +130,7 @@ class Pipeline:
             trial, gate = gate, None  # of the first alone
             if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
                 failure = failure or WouldBeLate(f"tier '{tier.name}' would not answer within the deadline at its load")
+                order.append(tier)  # perhaps late, yet better than no answer
                 continue
             try:
                 outcome = await self._from_tier(flight, job, tier, Way(wanted, failure, trial))

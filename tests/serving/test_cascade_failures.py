@@ -6,6 +6,7 @@ import pytest
 
 from models.errors import BadRequest, Overloaded, Unavailable
 from models.fake import FakeBackend, Step
+from models.pace import LEAST_ANSWERS
 from tests.serving.cascades import (
     EASY,
     GOOD,
@@ -125,3 +126,21 @@ async def test_what_only_the_tier_after_a_drop_objects_to_is_not_told_the_caller
     async with running(setup) as service:
         response, _ = await service.ask(HARD_TEXT)
         assert response.status == 400  # here it was the one that should answer
+
+
+@pytest.mark.parametrize(("question", "band"), [("hi", EASY), (HARD_TEXT, HARD)])
+async def test_a_tier_passed_over_for_its_load_answers_when_nobody_else_can(
+    setup: Setup, seen: Seen, question: str, band: tuple[float, float]
+) -> None:
+    setup.band = band
+    small(setup, Step("better than nothing", logprob=SURE))
+    setup.frontier = FakeBackend("frontier/0", "huge", script=[Step(error=Unavailable("down"))])
+    async with running(setup) as service:
+        pool = service.accounts.tiers["small"].pool
+        assert pool is not None
+        for _ in range(LEAST_ANSWERS):
+            pool._members[0].pace.answered(60.0, 1)  # longer than the deadline
+        response, answer = await service.ask(question)
+        assert response.status == 200, answer
+        assert answer["choices"][0]["message"]["content"] == "better than nothing"
+    assert not seen  # a trial would make it later still
