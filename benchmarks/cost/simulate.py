@@ -26,7 +26,7 @@ from models.prices import RateCard
 
 Floats = NDArray[np.float64]
 
-LOADS_RPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+LOADS_RPS: Final = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 REQUESTS: Final = 20_000  # of one simulated point: its p99 then rests on 200 requests
 HOUR_S: Final = 3600.0
 FRONTIER: Final = "frontier"

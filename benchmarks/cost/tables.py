@@ -14,6 +14,7 @@ from benchmarks.cost.results import Figures, Interval, LoadPoint, Run
 from router.tables import text_table
 
 NONE: Final = "–"
+MET, MISSED = "met", "NOT MET"
 ALL_FRONTIER: Final = "all-frontier"
 AGAINST: Final = {"cheapest": "cheapest hosted", "frontier": "frontier"}
 WORDS: Final = ("against", "note", "source", "provider")  # columns to be read, not compared: to the left
@@ -139,7 +140,7 @@ def break_even(run: Run) -> Table:
 def checks(run: Run) -> Table:
     rows = []
     for one in run.checks:
-        cells = [one.name, _number(one.value), _number(one.wanted), "met" if one.met else "NOT MET"]
+        cells = [one.name, _number(one.value), _number(one.wanted), MET if one.met else MISSED]
         rows.append([*cells, one.note])
     return Table("Checks and aims", ["check", "found", "wanted", "verdict", "note"], rows, _replayed(run.figures))
 

@@ -29,7 +29,9 @@ def buckets(shares: dict[str, float]) -> list[Bucket]:
     for i in range(12):
         grow = i / 11
         routes = {name: round(100 * share * (grow if name == "cache" else 1.0)) for name, share in shares.items()}
-        found.append(Bucket(20.0 * i, {**routes, "small": routes.get("small", 0) + 2 * i % 5}))
+        if "small" in shares:
+            routes["small"] += 7 * i % 11
+        found.append(Bucket(20.0 * i, routes))
     return found
 
 
