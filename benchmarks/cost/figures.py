@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.cost.results import Figures, LoadPoint, Run
+import numpy as np
+
+from benchmarks.cost.results import BreakEven, Figures, LoadPoint, Run
 from benchmarks.cost.tables import AGAINST, TIERS, labels
 from router import plots
 
@@ -101,23 +103,27 @@ def frontier(run: Run) -> Any:
 
 
 def load(run: Run) -> Any:
-    """$/1k against offered load, break-even marked at the run's token lengths."""
+    """$/1k against offered load, a star where an architecture's line meets an alternative's."""
     if not run.loads:
         return None
-    made, axes = _figure(10.0, 6.0)
-    named = labels(run)
+    made, axes = _figure(11.5, 6.0)
+    named, beaten = labels(run), _crossings(run)
     for index, name in enumerate(dict.fromkeys(point.name for point in run.loads)):
-        colour = CYCLE[index % len(CYCLE)]
         points = sorted((p for p in run.loads if p.name == name), key=lambda p: p.offered_rps)
-        _load_line(axes, points, named.get(name, name), colour)
+        met = beaten.get(name, [])
+        lines = textwrap.wrap(named.get(name, name), 30)
+        lines += [f"  beats {AGAINST[one.against]} from {one.rps:.2g}/s" for one in met]
+        _load_line(axes, points, "\n".join(lines), CYCLE[index % len(CYCLE)])
+        _stars(axes, points, [one.rps or 0.0 for one in met], CYCLE[index % len(CYCLE)])
     axes.set(xscale="log", yscale="log", xlabel="offered load, requests a second")
     axes.set_ylabel("USD for 1,000 requests")
     axes.xaxis.set_major_formatter(_plain)
     axes.yaxis.set_major_formatter(_plain)
     axes.grid(which="minor", alpha=0.15)
-    _mark_break_even(axes, run)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return _titled(made, "Cost against load (lines: simulated, dashed without a GPU; dots: driven)", run)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelspacing=0.9)
+    hours = sorted({f"${one.gpu_usd_per_hour:.2f}/h" for met in beaten.values() for one in met})
+    axes.set_title("; ".join(_legend(run.loads, hours)), fontsize=11, color="#444444")
+    return _titled(made, "Cost against load", run)
 
 
 def shares(run: Run) -> Any:
@@ -156,6 +162,15 @@ PICTURES: Final[dict[str, Callable[[Run], Any]]] = {
 }
 
 
+def _legend(points: Sequence[LoadPoint], hours: Sequence[str]) -> Iterator[str]:
+    """What the marks mean, for those that are drawn."""
+    yield "lines: simulated, dashed without a GPU"
+    if any(not point.simulated for point in points):
+        yield "dots: driven"
+    if hours:
+        yield f"stars: break-even at {', '.join(hours)}"
+
+
 def _load_line(axes: Any, points: Sequence[LoadPoint], label: str, colour: str) -> None:
     style = "-" if any(p.gpus for p in points) else "--"
     axes.plot([p.offered_rps for p in points], [p.parts.total_usd for p in points], style, color=colour, label=label)
@@ -163,30 +178,23 @@ def _load_line(axes: Any, points: Sequence[LoadPoint], label: str, colour: str) 
     axes.plot([p.offered_rps for p in driven], [p.parts.total_usd for p in driven], "o", color=colour, markersize=9)
 
 
-def _mark_break_even(axes: Any, run: Run) -> None:
-    """A vertical line at each load where an architecture that is drawn meets an alternative."""
-    for index, (text, rps) in enumerate(_crossings(run)):
-        axes.axvline(rps, color=GREY, linestyle="--", linewidth=1.2)
-        axes.annotate(
-            text,
-            (rps, 0.985 - 0.075 * (index % 4)),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="top",
-            fontsize=9,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-        )
+def _stars(axes: Any, points: Sequence[LoadPoint], loads_rps: Sequence[float], colour: str) -> None:
+    """On the line: straight between its points, both scales being logarithmic. None beyond its ends."""
+    inside = [rps for rps in loads_rps if points[0].offered_rps <= rps <= points[-1].offered_rps]
+    known = np.log([[p.offered_rps, max(p.parts.total_usd, 1e-9)] for p in points])
+    heights = np.exp(np.interp(np.log(inside), known[:, 0], known[:, 1])) if inside else []
+    axes.plot(inside, heights, "*", color=colour, markersize=17, markeredgecolor="white", zorder=5)
 
 
-def _crossings(run: Run) -> Iterator[tuple[str, float]]:
-    """Those at the GPU price the lines were drawn with: any other would lie where no lines cross."""
-    named, hourly = labels(run), _hourly_usd(run.loads)
+def _crossings(run: Run) -> dict[str, list[BreakEven]]:
+    """By architecture, at the GPU price its line is drawn with: any other would lie where no lines cross."""
+    hourly = _hourly_usd(run.loads)
+    found: dict[str, list[BreakEven]] = {}
     for one in run.break_even:
         same = one.name in hourly and math.isclose(one.gpu_usd_per_hour, hourly[one.name], rel_tol=SAME_PRICE)
         if one.rps is not None and one.tokens_scale == 1.0 and same:
-            who = f"{named.get(one.name, one.name)} beats {AGAINST[one.against]}"
-            yield f"{who}: {one.rps:.2g}/s at ${one.gpu_usd_per_hour:.2f}/h", one.rps
+            found.setdefault(one.name, []).append(one)
+    return found
 
 
 def _hourly_usd(points: Sequence[LoadPoint]) -> dict[str, float]:

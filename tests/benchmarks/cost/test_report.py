@@ -151,18 +151,20 @@ def test_a_bar_is_as_long_as_its_parts() -> None:
     assert ends == pytest.approx([one.parts.total_usd for one in example.FIGURES])
 
 
-def marks(run: Run) -> list[str]:
-    return [text.get_text() for text in figures.load(run).axes[0].texts]
+def stars(run: Run) -> list[tuple[float, float]]:
+    lines = figures.load(run).axes[0].lines
+    return [xy for line in lines if line.get_marker() == "*" for xy in zip(*line.get_data(), strict=True)]
 
 
 def test_break_even_is_marked_where_the_lines_of_that_price_cross() -> None:
-    assert marks(example.run()) == [
-        "routed beats frontier: 0.066/s at $0.40/h",
-        "all small beats frontier: 0.048/s at $0.40/h",
-        "all small beats cheapest hosted: 0.8/s at $0.40/h",
-    ]
-    none = [dataclasses.replace(one, gpu_usd_per_hour=0.6) for one in example.run().break_even]
-    assert marks(dataclasses.replace(example.run(), break_even=none)) == []
+    run = example.run()
+    found = stars(run)
+    assert [rps for rps, _ in found] == [0.066, 0.048, 0.799]
+    assert [usd for _, usd in found] == pytest.approx([2.31, 2.31, 0.139], rel=0.05), "on the alternative's line"
+    text = " ".join(t.get_text() for t in figures.load(run).axes[0].get_legend().get_texts())
+    assert "beats cheapest hosted from 0.8/s" in text
+    none = [dataclasses.replace(one, gpu_usd_per_hour=0.6) for one in run.break_even]
+    assert stars(dataclasses.replace(run, break_even=none)) == []
 
 
 def test_an_idle_part_below_zero_does_not_break_the_picture() -> None:
