@@ -2,7 +2,7 @@
 
     python -m benchmarks.compare A.json B.json [--anyway]
 
-Both are runs of the cost benchmark, or both results of `benchmarks.overhead` or `benchmarks.engine`. A figure has
+Both are runs of the cost benchmark, or both results of `benchmarks.overhead`, `.engine` or `.instrument`. A figure has
 changed when the two intervals have no point in common: 95 % of a bootstrap over questions in a cost run, lowest to
 highest round in the others. That misses small changes rather than inventing any. A figure without an interval is shown
 and not judged.
@@ -41,6 +41,7 @@ TIMES: Final = {
     "ttft_p99_ms": LOWER,
 }
 PASSING: Final = ("load_average_before", "commit")  # of a machine's description: not what it is
+HARDWARE: Final = ("cpu", "cores", "memory_gib", "gpus", "python")
 ENGINE_MUST: Final = ("model", "weights", "dummy", "arg", "tokens", "prompt_words", "ttft_ms", "itl_ms")
 
 
@@ -91,8 +92,11 @@ def read(path: Path) -> Result:
         raw = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"cannot read {path}: {error}") from error
-    if isinstance(raw, dict) and raw.get("benchmark") in ("overhead", "engine"):
+    kind = raw.get("benchmark") if isinstance(raw, dict) else None
+    if kind in RATES:
         return _contest(str(path), raw)
+    if kind == "instrument":
+        return _instrument(str(path), raw)
     return _cost(str(path), results_io.load(path))
 
 
@@ -196,10 +200,21 @@ def _contest(path: str, raw: Mapping[str, Any]) -> Result:
             measures[ratio["what"]] = _spread(ratio["found"], LOWER if ratio["at_least"] is None else HIGHER)
     config = raw.get("config", {})
     must = {name: config[name] for name in ENGINE_MUST if name in config} if kind == "engine" else {}
-    should = {name: machine.get(name) for name in ("cpu", "cores", "memory_gib", "gpus", "python")}
-    should |= {**machine["versions"], **raw.get("peer", {})}
+    should = _hardware(machine) | raw.get("peer", {})
     should |= {name: raw[name] for name in ("rounds", "seconds") if name in raw}
     return Result(path, kind, measures, must, should, busy=_busy(path, machine))
+
+
+def _instrument(path: str, raw: Mapping[str, Any]) -> Result:
+    """Neither way is better: right is what was stated."""
+    measures = {f"{one['case']}: {one['figure']}": _spread(one["found"], NEITHER) for one in raw["figures"]}
+    return Result(
+        path, "instrument", measures, raw["config"], _hardware(raw["machine"]), busy=_busy(path, raw["machine"])
+    )
+
+
+def _hardware(machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: machine.get(name) for name in HARDWARE}, **machine["versions"]}
 
 
 def _busy(path: str, machine: Mapping[str, Any]) -> str:
