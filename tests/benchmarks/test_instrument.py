@@ -1,4 +1,4 @@
-"""The arithmetic of the check, and that it runs. Whether the figures are right is for the command to say, not a test."""
+"""The arithmetic of the check, and that it runs. Whether the figures are right is for the command to say."""
 
 from __future__ import annotations
 
