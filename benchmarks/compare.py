@@ -161,7 +161,8 @@ def _cost(path: str, run: Run) -> Result:
     measures: dict[str, Measure] = {}
     for one in run.figures:
         measures |= {f"{one.name}: {name}": measure for name, measure in _figures(one)}
-    must = {"workload": run.workload, "seed": run.seed, **{f"workload's {k}": v for k, v in run.workload_facts.items()}}
+    plain = {f"workload's {k}": v for k, v in run.workload_facts.items() if not isinstance(v, Mapping)}
+    must = {"workload": run.workload, "seed": run.seed, **plain}
     should = {**{k: v for k, v in run.hardware.items() if k not in PASSING}, **run.versions}
     return Result(path, "cost", measures, must, should, list(run.prices), _busy(path, run.hardware))
 

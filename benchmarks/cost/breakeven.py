@@ -10,6 +10,7 @@ and h k times as dear and the capacity k times as small.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,9 +34,17 @@ class HourPrice:
 # Seen, not ours: offers move within days, and the market's own figures are better where they can be read.
 RTX_4090: Final = (
     HourPrice(0.24, "vast.ai on demand, one offer: github.com/dstackai/dstack/issues/4026", "2026-07"),
-    HourPrice(0.44, "vast.ai on demand, a post on X; RunPod's range is 0.34-0.44", "2026-06-13"),
+    HourPrice(
+        0.40, "between: RunPod 0.34-0.44, vast.ai up to 0.45 (fairlane.systems); this repository's rate card", "2026-11"
+    ),
     HourPrice(0.68, "vast.ai on demand, the low end of usagepricing.com's 0.68-0.88", "2026-06"),
 )
+
+
+def hours(own: HourPrice, others: Sequence[HourPrice] = RTX_4090) -> list[HourPrice]:
+    """The run's own price among the others, ascending: the one at which break-even lies where the load lines cross."""
+    rest = [hour for hour in others if not math.isclose(hour.usd_per_hour, own.usd_per_hour)]
+    return sorted([own, *rest], key=lambda hour: hour.usd_per_hour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ class Owner:
 def table(
     owners: Sequence[Owner],
     alternatives: Mapping[Against, float],
-    hours: Sequence[HourPrice],
+    paid: Sequence[HourPrice],
     capacity: Capacity,
     scales: Sequence[float] = TOKEN_SCALES,
 ) -> list[BreakEven]:
@@ -102,7 +111,7 @@ def table(
         break_even(owner, (against, usd), hour.usd_per_hour, capacity, scale)
         for owner in owners
         for against, usd in alternatives.items()
-        for hour in hours
+        for hour in paid
         for scale in scales
     ]
 
@@ -130,9 +139,9 @@ def break_even(
     return BreakEven(owner.name, against, usd_per_hour, rps, holds_rps, scale, note)
 
 
-def assumptions(hours: Sequence[HourPrice], capacity: Capacity) -> list[str]:
+def assumptions(paid: Sequence[HourPrice], capacity: Capacity) -> list[str]:
     """What the table rests on, for the run's list."""
-    prices = [f"GPU ${hour.usd_per_hour:.2f}/h: {hour.source} ({hour.as_of})" for hour in hours]
+    prices = [f"GPU ${hour.usd_per_hour:.2f}/h: {hour.source} ({hour.as_of})" for hour in paid]
     what = "measured" if capacity.measured else "assumed"
     return [
         *prices,

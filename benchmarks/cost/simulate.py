@@ -66,14 +66,16 @@ class Engine:
         return cls(pace[-1][0], queue, pace, source)
 
     @classmethod
-    def of_card(cls, card: RateCard, tokens: tuple[float, float], slots: int, queue: int) -> Engine:
-        """From speeds at full load alone and a mean request's (input, output) tokens.
+    def of_card(
+        cls, card: RateCard, tokens: tuple[float, float], slots: int, queue: int, alone_s: float = 0.0
+    ) -> Engine:
+        """From speeds at full load and a mean request's (input, output) tokens.
 
-        A card does not know how fast one request is by itself; a GPU that works at the same rate however few there are
-        (seconds ∝ n) is too fast for a lone request in latency, and right in cost.
+        A card does not know how long one request takes by itself: `alone_s` does. The GPU's speed is then shared out
+        (seconds ∝ n), but no request is faster than alone. Left at 0 the cost is right and latency at low load is not.
         """
         busy_s = float(tokens[0] / float(card.prefill_tokens_per_s) + tokens[1] / float(card.decode_tokens_per_s))
-        return cls(slots, queue, [(1, busy_s), (slots, busy_s * slots)], card.source)
+        return cls(slots, queue, [(n, max(alone_s, n * busy_s)) for n in range(1, slots + 1)], card.source)
 
 
 @dataclass(frozen=True, slots=True)

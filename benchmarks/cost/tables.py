@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.cost.results import Figures, Interval, LoadPoint, Run
+from benchmarks.cost.results import BreakEven, Figures, Interval, LoadPoint, Run
 from router.tables import text_table
 
 NONE: Final = "–"
@@ -42,7 +42,7 @@ class Table:
 
 def render(run: Run) -> str:
     """The whole report for a terminal."""
-    parts = ["\n".join(f"{name:<10} {value}" for name, value in header(run))]
+    parts = ["\n".join(f"{name.replace('_', ' '):<10} {value}" for name, value in header(run))]
     parts += [table.text() for table in tables(run)]
     parts.append("\n".join(["assumptions", "", *(f"- {text}" for text in run.assumptions or ["none stated"])]))
     return "\n\n".join(parts)
@@ -50,10 +50,12 @@ def render(run: Run) -> str:
 
 def header(run: Run) -> list[tuple[str, str]]:
     """What was run, when, on what."""
-    facts = [("workload", ", ".join([run.workload, *_pairs(run.workload_facts)]))]
+    plain = {name: fact for name, fact in run.workload_facts.items() if not isinstance(fact, Mapping)}
+    facts = [("workload", ", ".join([run.workload, *_pairs(plain)]))]
     facts += [("run", f"{run.at}, commit {run.commit}, seed {run.seed}, {run.duration_s:,.0f} s")]
     facts += [("command", run.command), ("hardware", ", ".join(_pairs(run.hardware)))]
     facts += [("versions", ", ".join(_pairs(run.versions)))]
+    facts += [(name, _text(fact)) for name, fact in run.workload_facts.items() if name not in plain]
     return [(name, value or NONE) for name, value in facts]
 
 
@@ -125,16 +127,27 @@ def loads(run: Run) -> Table:
 
 
 def break_even(run: Run) -> Table:
-    """The load above which owning the GPU pays."""
+    """The load above which owning the GPU pays, a column for each price of its hour."""
     named = labels(run)
-    rows = []
+    hours = sorted({one.gpu_usd_per_hour for one in run.break_even})
+    lines: dict[tuple[str, str, float], list[BreakEven]] = {}
     for one in run.break_even:
-        at = NONE if one.rps is None else f"{one.rps:.3g}"
-        cells = [named.get(one.name, one.name), AGAINST[one.against], f"{one.gpu_usd_per_hour:.2f}"]
-        rows.append([*cells, f"{one.tokens_scale:g}x", at, f"{one.capacity_rps:.3g}", one.note])
-    head = ["owning the GPU pays", "against", "GPU $/h", "tokens", "above req/s", "one GPU holds", "note"]
-    notes = [f"{NONE}: at no load that one GPU holds", *_replayed(_of(run, [b.name for b in run.break_even]))]
-    return Table("Break-even", head, rows, notes)
+        lines.setdefault((one.name, one.against, one.tokens_scale), []).append(one)
+    rows, notes = [], []
+    for (name, against, scale), found in lines.items():
+        at = {one.gpu_usd_per_hour: NONE if one.rps is None else f"{one.rps:.3g}" for one in found}
+        cells = [named.get(name, name), AGAINST[against], f"{scale:g}x", f"{found[0].capacity_rps:.3g}"]
+        rows.append([*cells, *(at.get(hour, "") for hour in hours)])
+        why: dict[str, list[str]] = {}
+        for one in found:
+            if one.rps is None:
+                why.setdefault(one.note, []).append(f"${one.gpu_usd_per_hour:.2f}")
+        where = f"{named.get(name, name)}, {AGAINST[against]}, {scale:g}x"
+        notes += [f"{where} at {', '.join(prices)}/h: {note}" for note, prices in why.items()]
+    head = ["pays above, req/s", "against", "tokens", "one GPU holds", *(f"${hour:.2f}/h" for hour in hours)]
+    known = list(dict.fromkeys(one.note for one in run.break_even if one.rps is not None and one.note))
+    legend = [f"{NONE}: at no load that one GPU holds"] if notes else []
+    return Table("Break-even", head, rows, [*known, *legend, *notes, *_replayed(_of(run, [k[0] for k in lines]))])
 
 
 def checks(run: Run) -> Table:

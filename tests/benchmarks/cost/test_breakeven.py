@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from benchmarks.child import ROOT
-from benchmarks.cost.breakeven import RTX_4090, Capacity, HourPrice, Owner, assumptions, break_even, table
+from benchmarks.cost.breakeven import RTX_4090, Capacity, HourPrice, Owner, assumptions, break_even, hours, table
 from benchmarks.cost.simulate import Asked, Engine, Site, load_points
 from models.local.profiles import catalogue
 from tests.benchmarks.cost import example
@@ -93,7 +93,7 @@ def test_the_table_has_every_combination_and_says_what_it_assumes() -> None:
     longer = {one.tokens_scale: one.rps for one in found if (one.name, one.against) == ("all-small", "frontier")}
     assert longer[0.5] == pytest.approx(4 * longer[2.0])  # type: ignore[operator]
     stated = "\n".join(assumptions(RTX_4090, capacity))
-    assert "$0.44/h" in stated
+    assert "$0.40/h" in stated
     assert "(assumed). assumed: RTX 4090" in stated
 
 
@@ -116,4 +116,7 @@ def test_capacity_from_the_kept_engine_result() -> None:
 
 def test_a_price_has_a_source_and_a_date() -> None:
     assert all(hour.source and hour.as_of for hour in RTX_4090)
-    assert HourPrice(0.4, "an invoice", "2026-11").usd_per_hour == 0.4
+    own = HourPrice(0.4, "an invoice", "2026-11")
+    assert [hour.usd_per_hour for hour in hours(own)] == [0.24, 0.4, 0.68]
+    assert own in hours(own)
+    assert [hour.usd_per_hour for hour in hours(HourPrice(0.5, "an invoice", "2026-11"))] == [0.24, 0.4, 0.5, 0.68]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cost import figures, page, results_io, tables
-from benchmarks.cost.results import Check, Interval, Parts, Run
+from benchmarks.cost.results import BreakEven, Check, Interval, Parts, Run
 from tests.benchmarks.cost import example
 
 BARE = dataclasses.replace(example.run(), loads=(), break_even=(), curves=(), checks=(), prices=(), assumptions=())
@@ -77,6 +77,26 @@ def test_the_account_shows_a_difference_between_ledger_and_count() -> None:
     assert (
         cells(tables.account(dataclasses.replace(example.run(), figures=[wrong])), "routed")["difference"] == "0.010000"
     )
+
+
+def test_break_even_has_a_column_for_each_price_of_the_hour_and_says_why_not() -> None:
+    never = [BreakEven("all-small", "cheapest", usd, None, 0.5, 0.5, "too slow") for usd in (0.25, 0.4)]
+    run = dataclasses.replace(example.run(), break_even=[*example.run().break_even, *never])
+    table = tables.break_even(run)
+    assert list(table.head[-2:]) == ["$0.25/h", "$0.40/h"]
+    assert [row[2:] for row in table.rows if row[:2] == ["all small", "cheapest hosted"]] == [
+        ["1x", "4.2", "0.5", "0.799"],
+        ["2x", "2.1", "", "0.4"],
+        ["0.5x", "0.5", "–", "–"],
+    ]
+    assert "all small, cheapest hosted, 0.5x at $0.25, $0.40/h: too slow" in table.notes
+
+
+def test_facts_that_have_parts_get_lines_of_their_own() -> None:
+    run = dataclasses.replace(example.run(), workload_facts={"questions": 9, "cost_at_97": {"routed": 0.31}})
+    head = dict(tables.header(run))
+    assert head["workload"] == "replay, questions 9"
+    assert head["cost_at_97"] == "{routed 0.31}"
 
 
 def test_a_missed_aim_is_printed_as_missed_with_its_reason() -> None:

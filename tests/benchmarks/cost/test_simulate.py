@@ -126,6 +126,9 @@ def test_a_rate_card_gives_the_cost_of_full_load() -> None:
     engine = Engine.of_card(card, (500.0, 150.0), 32, 10)
     assert engine.busy_s == pytest.approx(0.25)
     assert engine.source == "assumed"
+    alone = Engine.of_card(card, (500.0, 150.0), 32, 10, alone_s=2.0)
+    assert [alone.seconds(n) for n in (1, 8, 16, 32)] == pytest.approx([2.0, 2.0, 4.0, 8.0])
+    assert alone.busy_s == engine.busy_s
 
 
 SMALL = Asked("small", 0.0002, 0.9, 1.0)
