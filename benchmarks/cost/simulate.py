@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,48 +180,58 @@ def simulate(works: Sequence[float], arrivals_s: Sequence[float] | Floats, site:
     """
     if site.engine is None or site.gpus < 1:
         raise ValueError("there is no GPU to simulate")
-    engine = site.engine
-    pace_s = [engine.seconds(n) for n in range(engine.slots + 1)]
-    gpus = [_Gpu(engine, pace_s) for _ in range(site.gpus)]
-    count = len(works)
-    waits_s, latencies_s = np.zeros(count), np.zeros(count)
-    overflowed = np.zeros(count, dtype=np.bool_)
-    for request, (work, arrived_s) in enumerate(zip(works, arrivals_s, strict=True)):
-        if not work:
-            continue
-        for done, ended_s in _ends(gpus, works, arrived_s, (arrivals_s, waits_s)):
-            latencies_s[done] = ended_s - arrivals_s[done]
-        gpu = min(gpus, key=lambda one: one.held)
+    if len(works) != len(arrivals_s):
+        raise ValueError(f"{len(works)} requests and {len(arrivals_s)} arrivals")
+    queue = _Queue(works, arrivals_s, site.engine, site.gpus)
+    for request, work in enumerate(works):
+        if work:
+            queue.arrive(request)
+    queue.finish_until(float("inf"))
+    return queue.outcome()
+
+
+class _Queue:
+    """All GPUs and what waits for them. Events are handled in the order of time."""
+
+    def __init__(self, works: Sequence[float], arrivals_s: Sequence[float] | Floats, engine: Engine, gpus: int) -> None:
+        self._works, self._arrivals_s, self._slots = works, [float(at) for at in arrivals_s], engine.slots
+        pace_s = [engine.seconds(n) for n in range(engine.slots + 1)]
+        self._gpus = [_Gpu(engine, pace_s) for _ in range(gpus)]
+        self._waits_s, self._latencies_s = np.zeros(len(works)), np.zeros(len(works))
+        self._overflowed = np.zeros(len(works), dtype=np.bool_)
+
+    def arrive(self, request: int) -> None:
+        arrived_s = self._arrivals_s[request]
+        self.finish_until(arrived_s)
+        gpu = min(self._gpus, key=lambda one: one.held)
         if gpu.full:
-            overflowed[request] = True
-            continue
+            self._overflowed[request] = True
+            return
         gpu.advance(arrived_s)
-        if len(gpu.running) < engine.slots:
-            gpu.start(request, work)
+        if len(gpu.running) < self._slots:
+            gpu.start(request, self._works[request])
         else:
             gpu.waiting.append(request)
-    for done, ended_s in _ends(gpus, works, float("inf"), (arrivals_s, waits_s)):
-        latencies_s[done] = ended_s - arrivals_s[done]
-    last_s = max([float(arrivals_s[-1]) if count else 0.0, *(gpu.at_s for gpu in gpus)])
-    return Outcome(waits_s, latencies_s, overflowed, last_s, sum(gpu.occupied_s for gpu in gpus))
 
+    def finish_until(self, until_s: float) -> None:
+        """Let requests end up to then, each making room for one that waits."""
+        while True:
+            gpu = min(self._gpus, key=_Gpu.next_end_s)
+            ended_s = gpu.next_end_s()
+            if ended_s > until_s or ended_s == float("inf"):
+                return
+            gpu.advance(ended_s)
+            done = gpu.finish()
+            self._latencies_s[done] = ended_s - self._arrivals_s[done]
+            if gpu.waiting:
+                request = gpu.waiting.popleft()
+                self._waits_s[request] = ended_s - self._arrivals_s[request]
+                gpu.start(request, self._works[request])
 
-def _ends(
-    gpus: Sequence[_Gpu], works: Sequence[float], until_s: float, noted: tuple[Any, Floats]
-) -> Iterator[tuple[int, float]]:
-    """Requests that end by then, (request, time), each making room for one that waits. `noted`: arrivals, waits."""
-    arrivals_s, waits_s = noted
-    while True:
-        gpu = min(gpus, key=_Gpu.next_end_s)
-        ended_s = gpu.next_end_s()
-        if ended_s > until_s or ended_s == float("inf"):
-            return
-        gpu.advance(ended_s)
-        yield gpu.finish(), ended_s
-        if gpu.waiting:
-            request = gpu.waiting.popleft()
-            waits_s[request] = ended_s - arrivals_s[request]
-            gpu.start(request, works[request])
+    def outcome(self) -> Outcome:
+        last_s = max([0.0, *self._arrivals_s[-1:], *(gpu.at_s for gpu in self._gpus)])
+        occupied_s = sum(gpu.occupied_s for gpu in self._gpus)
+        return Outcome(self._waits_s, self._latencies_s, self._overflowed, last_s, occupied_s)
 
 
 def point(name: str, asked: Sequence[Asked], arrivals_s: Sequence[float] | Floats, site: Site) -> LoadPoint:
