@@ -90,6 +90,7 @@ class LoadPoint:
     gpus: int = 1
     simulated: bool = True
     latency_p99_ms: float | None = None
+    overflow_share: float = 0.0  # of all requests: the small tier was full, the next one answered
 
 
 @dataclass(frozen=True, slots=True)
