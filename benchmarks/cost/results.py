@@ -147,4 +147,5 @@ class Run:
     curves: Sequence[MixPoint] = ()
     checks: Sequence[Check] = ()
     workload_facts: Mapping[str, Any] = field(default_factory=dict)
+    findings: Mapping[str, Any] = field(default_factory=dict)  # further figures, for who reads the JSON
     schema: int = SCHEMA
