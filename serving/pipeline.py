@@ -119,11 +119,11 @@ class Pipeline:
             return self._serve(flight, job, decision.serve)
         job.allow_miss()
         wanted, order = self._order(job, decision)
+        order = _late_last(order, job)
         failure: FarthingError | None = None
-        for at, tier in enumerate(order):
-            if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
-                failure = failure or WouldBeLate(f"tier '{tier.name}' would not answer within the deadline at its load")
-                continue
+        if order[0] is not wanted:
+            failure = WouldBeLate(f"tier '{wanted.name}' would not answer within the deadline at its load")
+        for tier in order:
             try:
                 return await self._from_tier(flight, job, tier, wanted, failure)
             except FarthingError as exc:
@@ -238,12 +238,24 @@ class Pipeline:
         return text_of(whole) if whole else ""
 
 
-def _in_time(tier: ServingTier, job: Job) -> bool:
-    """Whether an answer of this tier can be expected before the deadline; a tier nobody knows about is tried."""
-    if tier.pool is None:
-        return False
-    expected_s = tier.pool.expected_s()
-    return expected_s is None or expected_s <= job.deadline.remaining_s()
+def _late_last(order: list[ServingTier], job: Job) -> list[ServingTier]:
+    """Who would answer after the deadline at the present load comes after all others, if one behind may be in time."""
+    late = [
+        tier
+        for at, tier in enumerate(order)
+        if _is_late(tier, job) and any(_may_be_in_time(other, job) for other in order[at + 1 :])
+    ]
+    return [*(tier for tier in order if tier not in late), *late]
+
+
+def _is_late(tier: ServingTier, job: Job) -> bool:
+    expected_s = tier.pool.expected_s() if tier.pool is not None else None
+    return expected_s is not None and expected_s > job.deadline.remaining_s()
+
+
+def _may_be_in_time(tier: ServingTier, job: Job) -> bool:
+    """A tier nobody knows about may be; one that cannot be asked at all may not."""
+    return tier.pool is not None and tier.pool.may_be_asked() and not _is_late(tier, job)
 
 
 def _call(job: Job) -> Call:
