@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from models.errors import Unavailable
@@ -227,6 +228,12 @@ def test_the_share_goes_by_request() -> None:
     assert Texts(enabled=True, keys=["k"]).wants("r", "t", "k") and not Texts(enabled=True, keys=["k"]).wants(
         "r", "t", ""
     )
+
+
+@pytest.mark.parametrize("whose", [{"tenants": []}, {"keys": []}, {"tenants": ["t"], "keys": []}])
+def test_an_empty_list_is_not_everybody(whose: dict[str, list[str]]) -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        Texts(enabled=True, **whose)
 
 
 class Counted:
