@@ -131,9 +131,9 @@ class Pool:
         """Whether any backend is there and not left alone."""
         return any(m.breaker.allows() for m in self._members)
 
-    def expected_s(self, model: str | None = None) -> float | None:
+    def expected_s(self) -> float | None:
         """Seconds until a request sent now would be answered, by the least busy backend. None: nobody knows yet."""
-        able = [m for m in self._able(model) if m.breaker.allows()]
+        able = [m for m in self._members if m.breaker.allows()]
         if not able:
             return None
         next_one = min(able, key=lambda m: m.in_flight)
