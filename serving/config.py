@@ -250,6 +250,13 @@ class Budget(_Frozen):
     frontier_usd_per_day: Usd | None = None
 
 
+class RayCluster(_Frozen):
+    """A cluster that `python -m serving node` started; without an address the service brings its own, on loopback."""
+
+    address: str | None = None
+    token_file: Path = Path(".farthing/ray.token")
+
+
 class Serve(_Frozen):
     haproxy: bool | None = None  # None: when its wheel is there
     engine_start_s: Positive = 900
@@ -271,10 +278,16 @@ class Config(_Frozen):
     ledger: Ledger = Ledger()
     budget: Budget = Budget()
     serve: Serve = Serve()
+    ray: RayCluster = RayCluster()
+
+    @property
+    def private(self) -> bool:
+        """Whether only this machine can reach it: in a cluster of nodes each replica has a port on the network."""
+        return self.listen.loopback and self.ray.address is None
 
     @property
     def auth_required(self) -> bool:
-        return self.auth.required if self.auth.required is not None else not self.listen.loopback
+        return self.auth.required if self.auth.required is not None else not self.private
 
     @property
     def embeds(self) -> bool:
@@ -313,9 +326,10 @@ class Config(_Frozen):
                 raise ValueError(f"aliases.{alias}: '{target}' is neither a tier, a model of a backend, nor 'auto'")
             if alias in known or alias in RESERVED_NAMES:
                 raise ValueError(f"aliases.{alias}: the name is taken by a tier")
-        if not self.listen.loopback and self.auth.required is False:
+        if not self.private and self.auth.required is False:
             raise ValueError(
-                "auth.required: keys cannot be turned off on an address others can reach; listen on 127.0.0.1"
+                "auth.required: keys cannot be turned off where others can reach the service; listen on 127.0.0.1, "
+                "without ray.address"
             )
         if self.listen.admin_port == self.listen.port:
             raise ValueError("listen.admin_port: the service itself listens there; choose another")
@@ -332,6 +346,11 @@ def parse(text: str, *, source: str = "config") -> Config:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected a mapping with at least 'tiers'")
+    return parsed(data, source=source)
+
+
+def parsed(data: dict[str, Any], *, source: str) -> Config:
+    """A configuration from plain values. Raises ConfigError."""
     try:
         return Config.model_validate(data)
     except ValidationError as exc:

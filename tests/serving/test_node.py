@@ -1,0 +1,89 @@
+"""A node of a cluster: what must hold before Ray starts, and what the service asks of a cluster first."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+
+from models.errors import ConfigError
+from serving import node
+from serving.config import Config, parse
+from serving.ray_nodes import check, lacking
+
+ENGINE = "tiers: [{name: small, backends: [{kind: engine, profile: embedded, gpus: 0}]}]\n"
+CLUSTER = "ray: {address: '192.0.2.1:6379'}\n"
+
+
+def arguments(*given: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    node.add_arguments(parser)
+    return parser.parse_args(list(given))
+
+
+def test_the_head_makes_a_token_that_only_its_user_can_read(tmp_path: Path) -> None:
+    path = node.token_file(tmp_path / "below" / "token", make=True)
+    assert path.stat().st_mode & 0o777 == 0o600 and len(path.read_text()) == 64
+    before = path.read_text()
+    assert node.token_file(path, make=True).read_text() == before
+
+
+def test_a_node_without_the_token_or_with_one_that_others_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    with pytest.raises(ConfigError, match="copy it from the head"):
+        node.token_file(path, make=False)
+    path.write_text("short")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        node.token_file(path, make=False)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="at least 32"):
+        node.token_file(path, make=False)
+
+
+def test_a_node_inherits_no_secret_and_asks_for_the_token(tmp_path: Path) -> None:
+    found = node.environment({"OPENAI_API_KEY": "sk", "HF_TOKEN": "hf", "PATH": "/bin"}, tmp_path / "token")
+    assert not {"OPENAI_API_KEY", "HF_TOKEN"} & set(found)
+    assert found["RAY_AUTH_MODE"] == "token" and found["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
+    assert found["PYTHONPATH"].split(os.pathsep)[0] == str(node.ROOT) and found["PATH"] == "/bin"
+
+
+def test_the_line_that_starts_ray(tmp_path: Path) -> None:
+    head = node.command(arguments("--head", "--ip", "192.0.2.1"))
+    assert head[1:7] == ["-m", "ray.scripts.scripts", "start", "--head", "--port=6379", "--include-dashboard=false"]
+    assert "--node-ip-address=192.0.2.1" in head and "--block" in head
+    worker = node.command(arguments("--join", "127.0.0.1:6379", "--", "--num-gpus=2"))
+    assert "--address=127.0.0.1:6379" in worker and "--node-ip-address=127.0.0.1" in worker
+    assert worker[-1] == "--num-gpus=2" and "--head" not in worker
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [(["--head"], "needs --ip"), (["--join", "nowhere"], "not an address like")]
+)
+def test_what_is_missing_is_said(given: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        node.command(arguments(*given))
+
+
+def cluster(text: str) -> Config:
+    return parse(text + CLUSTER)
+
+
+def test_nodes_may_differ_so_profile_and_gpus_are_named() -> None:
+    check(cluster(ENGINE))
+    for wrong in (ENGINE.replace(", gpus: 0", ""), ENGINE.replace("profile: embedded, ", "")):
+        with pytest.raises(ConfigError, match=r"tiers\.small\.backends\.0"):
+            check(cluster(wrong))
+    with pytest.raises(ConfigError, match=r"serve\.haproxy"):
+        check(cluster(ENGINE + "serve: {haproxy: false}\n"))
+
+
+def test_a_node_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RAY_AUTH_MODE", *node.RAYLET):
+        monkeypatch.delenv(name, raising=False)
+    assert len(lacking(str(tmp_path / "no-weights"))) == 3
+    for name, value in {**node.RAYLET, "RAY_AUTH_MODE": "token"}.items():
+        monkeypatch.setenv(name, value)
+    assert lacking(str(tmp_path)) == [] == lacking(None)
