@@ -10,12 +10,14 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster import config as configs
 from cluster import cost as costs
 from cluster import operate
+from cluster.alarms import Webhook
 from cluster.deck import Deck
 from cluster.errors import ClusterError
 from cluster.exposition import Exposition
@@ -249,13 +251,16 @@ def watch(args: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    alarms = deck.config.alarms
     deck.tell(f"watching '{deck.config.name}' every {deck.config.timing.poll_s:g} s; boxes stay when this stops")
     exposition = None if args.metrics_port is None else Exposition(args.metrics_port)
+    webhook = None if alarms.url is None else Webhook(alarms.url, alarms.timeout_s, deck.tell)
     try:
-        operate.Watcher(deck, stop, exposition).run()
+        operate.Watcher(deck if webhook is None else replace(deck, alarm=webhook), stop, exposition).run()
     finally:
-        if exposition is not None:
-            exposition.close()
+        for part in (exposition, webhook):
+            if part is not None:
+                part.close()
     return 0
 
 

@@ -167,17 +167,18 @@ class Engine:
         self, flags: list[str], runtime: Runtime, tier: str, model: str, token: str | None = None
     ) -> None:
         bind_to_node()
-        runtime.metrics.mkdir(parents=True, exist_ok=True)  # on another node nobody else has made it
+        runtime.metrics.mkdir(parents=True, exist_ok=True)  # every metric opens a file in it, vLLM's own too
         from models.local.engine import Engine as Inside
         from models.local.engine import create_app
         from models.local.presence import announce
         from serving.telemetry import EngineMetrics
 
-        self._metrics = EngineMetrics()
-        self._inside = Inside(flags, observer=lambda load: self._metrics.observe(model, load))
+        alone = token is None  # on other nodes the bookkeeper asks for the load, and nobody could see a lock
+        metrics = EngineMetrics() if alone else None
+        self._inside = Inside(flags, observer=lambda load: metrics.observe(model, load) if metrics else None)
         await self._inside.start()
         await self._inside.warm_up()
-        self._presence = announce(runtime.presence(tier))
+        self._presence = announce(runtime.presence(tier)) if alone else None
         self._app = create_app(self._inside, token or read_secret(runtime.engine_token_file))
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -187,5 +188,6 @@ class Engine:
         await self._inside.check_health()
 
     async def __del__(self) -> None:
-        os.close(self._presence)
+        if self._presence is not None:
+            os.close(self._presence)
         await asyncio.to_thread(self._inside.shutdown)
