@@ -29,7 +29,7 @@ import psutil
 from models.errors import ConfigError, StartError
 from models.local.engine import MODULE_VARIABLE
 from serving import haproxy, ray_nodes
-from serving.config import Config
+from serving.config import Config, Listen
 from serving.engine_plan import EnginePlan, plan_engine
 from serving.members import LOOK_EVERY_S
 from serving.node import RAYLET, ROOT
@@ -68,9 +68,10 @@ def run(config: Config, tell: Callable[[str], None]) -> int:
     stop = threading.Event()
     _stop_on_signals(stop)
     phases = Phases(tell)
-    _port_is_free(config.listen.host, config.listen.port)
     if config.ray.address is not None:
         ray_nodes.check(config)
+    else:
+        _port_is_free(config.listen)
     with _only_instance(config) as runtime:
         fresh_run_folder(runtime)
         found = store_keys(config, runtime, dict(os.environ))
@@ -137,14 +138,24 @@ def _only_instance(config: Config) -> Iterator[Runtime]:
         yield runtime
 
 
-def _port_is_free(host: str, port: int) -> None:
+def _port_is_free(listen: Listen, within_s: float = 0.0) -> None:
+    """Raises StartError naming who holds it, when it is not free `within_s`."""
+    until_s, host, port = time.monotonic() + within_s, listen.host, listen.port
+    while (why := _taken(host, port)) is not None:
+        if time.monotonic() >= until_s:
+            raise StartError(f"port {port} on {host} cannot be used: {why}{_holder(port)}")
+        time.sleep(0.1)
+
+
+def _taken(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as exc:
-            raise StartError(f"port {port} on {host} cannot be used: {exc.strerror}{_holder(port)}") from exc
+            return exc.strerror
+    return None
 
 
 def _holder(port: int) -> str:
@@ -233,6 +244,8 @@ def _start(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with phases.phase("joining the Ray cluster" if runtime.clustered else "starting Ray"):
         home = ray_nodes.join(config, plan, for_all, phases.tell) if runtime.clustered else _own_cluster()
+        if runtime.clustered:  # what a killed instance left has gone by now, or will in a moment
+            _port_is_free(config.listen, within_s=LEFTOVER_WAIT_S)
         _stop_on_signals(stop)  # again: Ray put its own in their place, which print a stack
         proxied = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
         serve.start(
@@ -254,24 +267,33 @@ def _start(
         _wait_for_route(f"{runtime.base_url}/health", stop)
     if plan is not None:
         with phases.phase(f"loading {plan.model} into vLLM and warming it up"):
-            _wait_for("engine", float(config.serve.engine_start_s), stop)
+            # In a cluster one engine is enough to begin with: room for the others may come with a node.
+            _wait_for("engine", float(config.serve.engine_start_s), stop, "Engine" if runtime.clustered else None)
             _wait_for_route(f"{runtime.base_url}{engine_prefix(plan.tier)}/health", stop)
 
 
-def _wait_for(application: str, limit_s: float, stop: threading.Event) -> None:
-    """Until an application runs. Raises StartError with what Ray knows of its failure."""
+def _wait_for(application: str, limit_s: float, stop: threading.Event, one_of: str | None = None) -> None:
+    """Until an application runs, or one replica of its deployment `one_of`.
+
+    Raises StartError with what Ray knows of its failure.
+    """
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
     until_s = time.monotonic() + limit_s
     while not stop.wait(0.25):
         state = serve.status().applications.get(application)
-        if state is not None and state.status == ApplicationStatus.RUNNING:
+        if state is not None and (state.status == ApplicationStatus.RUNNING or _runs(state, one_of)):
             return
         failed = state is not None and state.status == ApplicationStatus.DEPLOY_FAILED
         if failed or time.monotonic() > until_s:
             why = _reason(state) if state is not None else "it never appeared"
             raise StartError(f"the {application} did not start: {why}")
+
+
+def _runs(state: Any, deployment: str | None) -> bool:
+    found = state.deployments.get(deployment)
+    return found is not None and found.replica_states.get("RUNNING", 0) > 0
 
 
 def _wait_for_route(url: str, stop: threading.Event) -> None:

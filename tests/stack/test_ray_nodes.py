@@ -100,6 +100,13 @@ class Nodes:
         with (self.folder / f"{name}.log").open("wb") as log:
             return machine.start([sys.executable, *command], log, ROOT, ENVIRON)
 
+    def serve(self, name: str) -> None:
+        config = str(self.folder / "config.yaml")
+        started = self.start(self.head, name, "-m", "serving", "run", "--config", config)
+        until(lambda: "ready http" in self.log(name) or started.poll() is not None, 120, "ready")
+        assert started.poll() is None, self.log(name)
+        self.service = started
+
     def start_node(self, number: int) -> None:
         machine = self.net.machines[number]
         role = ["--head", "--ip", machine.address] if number == 0 else ["--join", f"{self.head.address}:6379"]
@@ -186,10 +193,7 @@ def nodes() -> Iterator[Nodes]:
         for number in (1, 2):
             cluster.start_node(number)
         until(lambda: cluster.up(1) and cluster.up(2), 60, "the other nodes")
-        service = cluster.start(cluster.head, "service", "-m", "serving", "run", "--config", str(config))
-        until(lambda: "ready http" in cluster.log("service") or service.poll() is not None, 120, "ready")
-        assert service.poll() is None, cluster.log("service")
-        cluster.service = service
+        cluster.serve("first")
         yield cluster
 
 
@@ -251,18 +255,28 @@ def lost_machine(nodes: Nodes) -> Machine:
 def check(answers: list[tuple[int, str]]) -> None:
     """All answered, but for streams that were cut after their first token: those nobody can retry."""
     wrong = [(number % 2, *answer) for number, answer in enumerate(answers) if answer != (200, "")]
+    print(f"{len(answers)} requests, {len(wrong)} of them streams that were cut")
     assert all(streamed and what == "cut" for streamed, _, what in wrong), wrong
     assert len(wrong) <= 16, wrong
+
+
+def test_a_killed_service_goes_on_answering_and_the_next_takes_its_place(nodes: Nodes) -> None:
+    nodes.service.kill()
+    nodes.service.wait(10)
+    check(nodes.load(20, "driverless", lambda: None))
+    nodes.serve("second")
+    assert "ending what a killed instance left" in nodes.log("second")
+    check(nodes.load(20, "again", lambda: None))
 
 
 def test_stopping_the_service_leaves_the_cluster_and_others_applications(nodes: Nodes) -> None:
     theirs = nodes.on_head(sys.executable, "-c", OTHERS, f"{nodes.head.address}:6379", **nodes.shown("token"))
     assert theirs.returncode == 0, theirs.stderr
     again = nodes.on_head(sys.executable, "-m", "serving", "run", "--config", str(nodes.folder / "config.yaml"))
-    assert again.returncode == 2 and f"port {PORT}" in again.stderr
+    assert again.returncode == 2 and f"in use by process {nodes.service.pid}" in again.stderr
     nodes.service.send_signal(signal.SIGTERM)
     assert nodes.service.wait(60) == 0
-    assert "the cluster goes on" in nodes.log("service")
+    assert "the cluster goes on" in nodes.log("second")
     assert "hello from another application" in nodes.get("/theirs")
     titles = " ".join(" ".join(p.cmdline()) for p in nodes.head.inhabitants())
     assert "raylet" in titles and "ServeReplica:gateway" not in titles and "ServeReplica:engine" not in titles
