@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from models.errors import ConfigError
+from models.upstream.openai import make_session
 from serving import node
+from serving.backends import build_tiers
 from serving.config import Config, parse
-from serving.ray_nodes import check, lacking
+from serving.engine_plan import plan_engine
+from serving.ray_nodes import Roster, check, lacking
+from serving.runtime import Runtime
+from serving.telemetry import GatewayMetrics
 
 ENGINE = "tiers: [{name: small, backends: [{kind: engine, profile: embedded, gpus: 0}]}]\n"
 CLUSTER = "ray: {address: '192.0.2.1:6379'}\n"
@@ -87,3 +92,50 @@ def test_a_node_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for name, value in {**node.RAYLET, "RAY_AUTH_MODE": "token"}.items():
         monkeypatch.setenv(name, value)
     assert lacking(str(tmp_path)) == [] == lacking(None)
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    found = Runtime(tmp_path / "state", "http://192.0.2.1:8000", metrics_in_service=False, clustered=True)
+    found.run.mkdir(parents=True)
+    found.engine_token_file.write_text("token")
+    return found
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(1, "--gpu-memory-utilization"), (0, "--kv-cache-memory-bytes")])
+def test_what_an_engine_runs_on_is_what_the_file_says_and_not_what_the_head_has(
+    runtime: Runtime, tmp_path: Path, gpus: int, device: str
+) -> None:
+    text = ENGINE.replace("gpus: 0", f"gpus: {gpus}, replicas: 3, weights: {tmp_path}")
+    plan = plan_engine(cluster(text), runtime, lambda _: None)
+    assert plan is not None and (plan.gpus, plan.replicas, plan.weights) == (gpus, 3, tmp_path)
+    assert device in plan.flags
+
+
+async def test_each_engine_of_a_cluster_is_a_member_of_its_tiers_pool(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = cluster(ENGINE.replace("gpus: 0", f"gpus: 0, weights: {tmp_path}"))
+    plan = plan_engine(config, runtime, lambda _: None)
+    assert plan is not None
+    said: list[str] = []
+    roster = Roster(runtime, plan, said.append)
+    engines = ["http://192.0.2.1:30000/engine/small/v1", "http://192.0.2.2:30000/engine/small/v1"]
+    monkeypatch.setattr(Roster, "_engines", lambda _: list(engines))
+    async with make_session() as session:
+        built = build_tiers(config, runtime, session, GatewayMetrics())
+        pool = built.tiers["small"].pool
+        assert pool is not None and pool.backends == [] and len(built.members) == 1
+        roster.look()
+        built.members[0].look()
+        assert [backend.name for backend in pool.backends] == ["small/192.0.2.1:30000", "small/192.0.2.2:30000"]
+        del engines[0]
+        roster.look()
+        built.members[0].look()
+        assert [backend.name for backend in pool.backends] == ["small/192.0.2.2:30000"]
+        monkeypatch.setattr(Roster, "_engines", lambda _: 1 / 0)  # the controller is away
+        roster.look()
+        roster.look()
+        built.members[0].look()
+        assert len(pool.backends) == 1
+    assert len(said) == 3 and "cannot be asked" in said[-1]

@@ -82,8 +82,9 @@ def use(service: Service) -> None:
     service.chat("How can I change my email address?", model="frontier")
     service.chat("How do I change my email address?", model="frontier")
     service.chat("Hello?", model="no-such-model")
-    httpx2.get(f"{service.url}/v1/models", headers={"authorization": "Bearer nobodys-key"})
-    httpx2.post(f"{service.url}/v1/chat/completions", json={}, headers={"authorization": "Bearer nobodys-key"})
+    asked = {"model": "auto", "messages": [{"role": "user", "content": word}]}
+    stranger = {"authorization": "Bearer fk-nobodys"}
+    assert httpx2.post(f"{service.url}/v1/chat/completions", json=asked, headers=stranger).status_code == 401
     for number in range(6):  # until its breaker opens
         service.chat(f"{BREAK} {word} {number}", model="frontier")
     assert service.chat(f"{PROOF} {BREAK} {word}").headers["x-farthing-route"] == "small"
