@@ -1,4 +1,4 @@
-"""A Ray cluster of three nodes, each a network namespace: engines on all, one killed and one unplugged under load.
+"""A Ray cluster of nodes in network namespaces: one killed under load, one unplugged, one joining.
 
 Needs root and network namespaces, nothing else: the engines are scripted ones, so that what is tested is the cluster.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.stack.conftest import ROOT, until
 from tests.stack.lan import Lan, Machine, lan
@@ -30,7 +31,7 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces"),
 ]
-PORT = 8000
+PORT, ADMIN_PORT = 8000, 9100
 WORKER_PORTS = range(10002, 20000)
 ENVIRON = {
     **os.environ,
@@ -48,7 +49,7 @@ LOAD = textwrap.dedent("""
     async def one(http, gate, number, word):
         async with gate:
             if number == count // 2: print("half", flush=True)
-            body = {"model": "small", "max_tokens": 8, "stream": bool(number % 2),
+            body = {"model": "small", "max_tokens": 40, "stream": bool(number % 2),
                     "messages": [{"role": "user", "content": f"{word} {number}"}]}
             try:
                 async with http.post(url + "/v1/chat/completions", json=body) as response:
@@ -78,7 +79,7 @@ OTHERS = textwrap.dedent("""
 
 @dataclass
 class Nodes:
-    """The cluster: machines, the first being the head, and the service on it."""
+    """The cluster: machines, the first being the head with the service on it, the last joining late."""
 
     net: Lan
     folder: Path
@@ -142,6 +143,13 @@ class Nodes:
         listed = json.loads((self.folder / "state" / "run" / "engines.json").read_text())["members"]
         return {member["url"].split("/")[2].split(":")[0] for member in listed}
 
+    def failed_calls(self) -> dict[tuple[str, str], int]:
+        """(backend, why) → calls that failed, asked again or not."""
+        shown = self.on_head("curl", "-sS", f"http://127.0.0.1:{ADMIN_PORT}/metrics").stdout
+        samples = [s for family in text_string_to_metric_families(shown) for s in family.samples]
+        counted = [s for s in samples if s.name == "farthing_upstream_errors_total"]
+        return {(s.labels["backend"], s.labels["code"]): int(s.value) for s in counted}
+
     def rows(self) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "serving", "export", "--config", str(self.folder / "config.yaml")]
         out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -167,7 +175,7 @@ def configuration(folder: Path, head: str) -> dict[str, Any]:
         "args": {"scripted-ttft-ms": 100, "scripted-itl-ms": 10},
     }
     return {
-        "listen": {"host": head, "port": PORT},
+        "listen": {"host": head, "port": PORT, "admin_port": ADMIN_PORT},
         "state_dir": str(folder / "state"),
         "ray": {"address": f"{head}:6379", "token_file": str(folder / "token")},
         "tiers": [{"name": "small", "backends": [engine]}],
@@ -180,7 +188,7 @@ def nodes() -> Iterator[Nodes]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
-            net = stack.enter_context(lan(3))
+            net = stack.enter_context(lan(4))
         except PermissionError as error:
             pytest.skip(str(error))
         config = folder / "config.yaml"
@@ -218,11 +226,11 @@ def test_no_token_no_cluster_and_no_key_reaches_a_node(nodes: Nodes) -> None:
 
 def test_what_ray_serve_would_open_to_all_listens_on_the_nodes_own_address(nodes: Nodes) -> None:
     """On every interface are only the ports of Ray's workers, which ask for the token."""
-    for machine in nodes.net.machines:
+    for machine in nodes.net.machines[:3]:
         replicas = {p.pid for p in machine.inhabitants() if "ServeReplica" in " ".join(p.cmdline())}
         held = [(address, port) for address, port, pid in machine.listening() if pid in replicas]
-        assert held
-        wide = {port for address, port in held if machine.address not in address}
+        assert held or machine.address not in nodes.engines() | {nodes.head.address}
+        wide = {port for address, port in held if machine.address not in address and address != "127.0.0.1"}
         assert all(port in WORKER_PORTS for port in wide), held
     assert 8265 not in {port for _, port, _ in nodes.head.listening()}, "the dashboard"
 
@@ -232,8 +240,8 @@ def test_a_killed_node_loses_no_request_that_can_be_retried(nodes: Nodes) -> Non
     before = len(nodes.rows())
     answers = nodes.load(240, "kill", victim.kill)
     check(answers)
-    until(lambda: len(nodes.rows()) == before + len(answers), 20, "a row for each request")
-    others = {machine.address for machine in nodes.net.machines} - {victim.address}
+    check_rows(nodes, before, len(answers), victim.address)
+    others = {machine.address for machine in nodes.net.machines[:3]} - {victim.address}
     until(lambda: nodes.engines() == others, 60, "the replica on the node that is left")
 
 
@@ -243,8 +251,15 @@ def test_a_node_whose_cable_is_pulled_loses_none_either(nodes: Nodes) -> None:
     before = len(nodes.rows())
     answers = nodes.load(240, "pull", lambda: nodes.net.unplug(victim))
     check(answers)
-    until(lambda: len(nodes.rows()) == before + len(answers), 20, "a row for each request")
+    check_rows(nodes, before, len(answers), victim.address)
     until(lambda: nodes.engines() == {nodes.head.address}, 60, "the lost engine to be taken out")
+
+
+def test_a_node_that_joins_takes_the_engine_that_waits_for_room(nodes: Nodes) -> None:
+    nodes.start_node(3)
+    until(lambda: nodes.up(3), 60, "the new node")
+    until(lambda: nodes.engines() == {nodes.head.address, nodes.net.machines[3].address}, 60, "its engine")
+    check(nodes.load(40, "join", lambda: None))
 
 
 def lost_machine(nodes: Nodes) -> Machine:
@@ -267,6 +282,14 @@ def test_a_killed_service_goes_on_answering_and_the_next_takes_its_place(nodes: 
     nodes.serve("second")
     assert "ending what a killed instance left" in nodes.log("second")
     check(nodes.load(20, "again", lambda: None))
+
+
+def check_rows(nodes: Nodes, before: int, sent: int, victim: str) -> None:
+    """A row for each request, and calls that failed: the blow did fall while some were under way."""
+    until(lambda: len(nodes.rows()) == before + sent, 20, "a row for each request")
+    failed = nodes.failed_calls()
+    print(f"calls that failed so far: {failed}")
+    assert any(victim in backend for backend, _ in failed), failed
 
 
 def test_stopping_the_service_leaves_the_cluster_and_others_applications(nodes: Nodes) -> None:
