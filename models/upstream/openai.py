@@ -96,6 +96,8 @@ class HttpBackend:
                 raise DeadlineExceeded(
                     "the deadline passed before the answer was whole; raise farthing.deadline_ms"
                 ) from exc
+            if isinstance(exc, aiohttp.ConnectionTimeoutError):  # nothing was sent: another may be asked
+                raise Unavailable(f"{self.name}: no connection within {CONNECT_TIMEOUT_S:g} s") from exc
             raise UpstreamTimeout(f"{self.name}: no answer within its time limit") from exc
         except aiohttp.ClientError as exc:
             raise Unavailable(f"{self.name}: the connection failed ({type(exc).__name__})") from exc
