@@ -6,6 +6,7 @@ Gateways, router and ledger stay on the head, beside their state; engines go whe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -17,10 +18,11 @@ import psutil
 from models.errors import ConfigError, StartError
 from serving.config import Config
 from serving.engine_plan import EnginePlan
-from serving.node import RAYLET, token_file, with_token
+from serving.node import RAYLET, ROOT, token_file, with_token
 from serving.runtime import Runtime, engine_prefix
 
 APPLICATIONS = frozenset({"gateway", "engine"})
+ROOMS = ("models", "router", "serving")
 HEAD_RESOURCE = "node:__internal_head__"
 RECORD = "farthing-instance"
 LOOK_LIMIT_S = 10.0
@@ -70,7 +72,7 @@ def _survey(nodes: Mapping[str, str], plan: EnginePlan | None) -> None:
     asked = {
         address: ray.remote(lacking)
         .options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        .remote(weights)
+        .remote(weights, code_digest())
         for node, address in nodes.items()
     }
     complaints = []
@@ -85,9 +87,19 @@ def _survey(nodes: Mapping[str, str], plan: EnginePlan | None) -> None:
         raise StartError("; ".join(complaints))
 
 
-def lacking(weights: str | None) -> list[str]:
+def code_digest() -> str:
+    """Of this checkout's code: two nodes with the same run the same."""
+    digest = hashlib.sha256()
+    for path in sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def lacking(weights: str | None, code: str) -> list[str]:
     """What this node lacks, as the end of a sentence. Runs on every node."""
     missing = []
+    if code_digest() != code:
+        missing.append(f"has other code in {ROOT}: check out the same commit there, and start its node anew")
     if os.environ.get("RAY_AUTH_MODE") != "token":
         missing.append("asks nobody for a token: whoever reaches its ports runs code there")
     if any(os.environ.get(name) != value for name, value in RAYLET.items()):

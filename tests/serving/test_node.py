@@ -14,7 +14,7 @@ from serving import node
 from serving.backends import build_tiers
 from serving.config import Config, parse
 from serving.engine_plan import plan_engine
-from serving.ray_nodes import Roster, check, lacking
+from serving.ray_nodes import Roster, check, code_digest, lacking
 from serving.runtime import Runtime
 from serving.telemetry import GatewayMetrics
 
@@ -88,10 +88,10 @@ def test_nodes_may_differ_so_profile_and_gpus_are_named() -> None:
 def test_a_node_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("RAY_AUTH_MODE", *node.RAYLET):
         monkeypatch.delenv(name, raising=False)
-    assert len(lacking(str(tmp_path / "no-weights"))) == 3
+    assert len(lacking(str(tmp_path / "no-weights"), "another")) == 4
     for name, value in {**node.RAYLET, "RAY_AUTH_MODE": "token"}.items():
         monkeypatch.setenv(name, value)
-    assert lacking(str(tmp_path)) == [] == lacking(None)
+    assert lacking(str(tmp_path), code_digest()) == [] == lacking(None, code_digest())
 
 
 @pytest.fixture

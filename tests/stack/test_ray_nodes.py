@@ -99,7 +99,7 @@ class Nodes:
 
     def start(self, machine: Machine, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
-            return machine.start([sys.executable, *command], log, ROOT, ENVIRON)
+            return machine.start([sys.executable, *command], log, ROOT, {**ENVIRON, "TMPDIR": str(self.folder)})
 
     def serve(self, name: str) -> None:
         config = str(self.folder / "config.yaml")
