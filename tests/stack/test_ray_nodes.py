@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class Nodes:
     folder: Path
     key: str
     service: Any = None
+    leftovers: list[str] = field(default_factory=list)  # HAProxy's folders, which outlive a service that is killed
 
     @property
     def head(self) -> Machine:
@@ -99,7 +101,7 @@ class Nodes:
 
     def start(self, machine: Machine, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
-            return machine.start([sys.executable, *command], log, ROOT, {**ENVIRON, "TMPDIR": str(self.folder)})
+            return machine.start([sys.executable, *command], log, ROOT, ENVIRON)
 
     def serve(self, name: str) -> None:
         config = str(self.folder / "config.yaml")
@@ -107,6 +109,8 @@ class Nodes:
         until(lambda: "ready http" in self.log(name) or started.poll() is not None, 120, "ready")
         assert started.poll() is None, self.log(name)
         self.service = started
+        lines = [" ".join(p.cmdline()) for p in self.head.inhabitants() if p.name() == "haproxy"]
+        self.leftovers += [found[0] for line in lines if (found := re.search(r"/\S*/farthing-[^/\s]+", line))]
 
     def start_node(self, number: int) -> None:
         machine = self.net.machines[number]
@@ -203,6 +207,8 @@ def nodes() -> Iterator[Nodes]:
         until(lambda: cluster.up(1) and cluster.up(2), 60, "the other nodes")
         cluster.serve("first")
         yield cluster
+        for path in cluster.leftovers:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def test_engines_are_on_nodes_of_their_own_and_the_rest_on_the_head(nodes: Nodes) -> None:
