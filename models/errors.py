@@ -133,6 +133,12 @@ class Overloaded(UpstreamError):
     retryable = True
 
 
+class WouldBeLate(Overloaded):
+    """Nobody was asked: at its present load the answer would come after the deadline."""
+
+    code = "late"
+
+
 class Unavailable(UpstreamError):
     retryable = True
 

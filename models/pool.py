@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from models.backend import Backend, SilentObserver, UpstreamObserver
 from models.breaker import Breaker, BreakerPolicy
 from models.errors import DeadlineExceeded, FarthingError, Overloaded, Unavailable
+from models.pace import Pace
 from models.retry import RetryPolicy, next_wait_s
 from models.types import Call, Chunk, Completion
 
@@ -43,10 +45,14 @@ class _Member:
     breaker: Breaker
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    pace: Pace = field(default_factory=Pace)
 
-    def began(self) -> None:
+    def began(self) -> Callable[[], None]:
+        """Returns what to call when the answer is whole."""
         self.in_flight += 1
         self.idle.clear()
+        began_s, load = time.monotonic(), self.in_flight
+        return lambda: self.pace.answered(time.monotonic() - began_s, load)
 
     def ended(self) -> None:
         self.in_flight -= 1
@@ -108,6 +114,14 @@ class Pool:
                 self._observer.retried(member.backend.name, attempt, wait_s)
                 await asyncio.sleep(wait_s)
 
+    def expected_s(self, model: str | None = None) -> float | None:
+        """Seconds until a request sent now would be answered, by the least busy backend. None: nobody knows yet."""
+        able = [m for m in self._able(model) if m.breaker.allows()]
+        if not able:
+            return None
+        next_one = min(able, key=lambda m: m.in_flight)
+        return next_one.pace.expected_s(next_one.in_flight)
+
     def _may_ask_another(self, error: FarthingError, attempt: int) -> bool:
         """At once, however long this one wants to be left alone. A dead key costs no attempt: its member is out now."""
         return error.cools_down or (error.retryable and attempt < self._retry.attempts)
@@ -129,19 +143,20 @@ class Pool:
 
     async def _attempt(self, member: _Member, call: Call, attempt: int) -> Reply:
         member.breaker.began()
-        member.began()
+        whole = member.began()
         handed_over = False
         try:
             if not call.stream:
                 async with asyncio.timeout(call.deadline.remaining_s()):
                     completion = await member.backend.complete(call)
                 member.breaker.succeeded()
+                whole()
                 return Reply(member.backend, attempt, completion=completion)
             chunks = member.backend.stream(call)
             first = await self._until_content(chunks, call)
             member.breaker.succeeded()
             handed_over = True
-            return Reply(member.backend, attempt, chunks=self._rest(member, chunks, first, call))
+            return Reply(member.backend, attempt, chunks=self._rest(member, chunks, first, call, whole))
         except TimeoutError as exc:
             member.breaker.abandoned()
             raise DeadlineExceeded("the deadline passed before an answer came; raise farthing.deadline_ms") from exc
@@ -173,7 +188,12 @@ class Pool:
         return first
 
     async def _rest(
-        self, member: _Member, chunks: AsyncGenerator[Chunk, None], first: list[Chunk], call: Call
+        self,
+        member: _Member,
+        chunks: AsyncGenerator[Chunk, None],
+        first: list[Chunk],
+        call: Call,
+        whole: Callable[[], None],
     ) -> AsyncGenerator[Chunk, None]:
         try:
             async with aclosing(chunks):
@@ -182,6 +202,7 @@ class Pool:
                 async for chunk in chunks:
                     call.deadline.check()
                     yield chunk
+            whole()
         except FarthingError as exc:
             self._observer.upstream_error(member.backend.name, exc)
             if not isinstance(exc, DeadlineExceeded):

@@ -241,6 +241,8 @@ def _tier(price: Any, input_tokens: int) -> Decimal:
 
 
 def _nusd(tokens: int, usd_per_mtok: Decimal) -> int:
+    if not tokens:  # most calls have no cached input and write none
+        return 0
     return int((tokens * usd_per_mtok * NUSD_PER_TOKEN).to_integral_value(ROUND_HALF_UP))
 
 

@@ -32,6 +32,7 @@ NO_TEXT: Final = "(no text kept)"
 NUSD_PER_USD: Final = 1e9
 ROUTINE_GAIN: Final = 0.5  # of the threshold: far below it the frontier adds little
 WORDS_IN_NAME: Final = 4
+OUR_TAGS: Final = frozenset({"label", "judge"})
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
@@ -105,8 +106,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def read(path: Path) -> Traffic:
-    """Answered requests; failed and refused ones are left out. Raises ConfigError for a file without any."""
-    rows = [row for _, row in objects(path) if row.get("status", "answered") in ("answered", "cached", "coalesced")]
+    """Answered requests; failed and refused ones, and those this project sent itself, are left out. Raises ConfigError
+    for a file without any."""
+    rows = [row for _, row in objects(path) if _is_traffic(row)]
     if not rows:
         raise ConfigError(f"{path} holds no answered request; write it with `python -m serving export -o {path}`")
     at_ms = np.array([int(row.get("at_ms") or 0) for row in rows])
@@ -119,6 +121,11 @@ def read(path: Path) -> Traffic:
         output_tokens=_column(rows, "output_tokens"),
         cost_usd=_column(rows, "cost_nusd") / NUSD_PER_USD,
     )
+
+
+def _is_traffic(row: dict[str, Any]) -> bool:
+    answered = row.get("status", "answered") in ("answered", "cached", "coalesced")
+    return answered and not OUR_TAGS & set(row.get("tags") or ())
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> Floats:

@@ -1,4 +1,4 @@
-"""The service: `python -m serving run | node | keys | costs | explain | export | ledger | cache | forget`."""
+"""The service: `python -m serving run | node | keys | costs | explain | export | label | ledger | cache | forget`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from models.errors import ConfigError, FarthingError
 from serving import node as node_module
 from serving.config import Config, load, parsed
+from serving.label.arguments import add_arguments as label_arguments
 
 DEFAULT_CONFIG = Path("configs/default.yaml")
 MAX_PORT = 65535
@@ -48,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     _mount(command("explain", "why a past request went where it went"), "serving.ledger.explain")
     _mount(command("export", "logged traffic as JSONL"), "serving.ledger.export")
     _mount(command("ledger", "care for the database: migrate, retain, delete-tenant"), "serving.ledger.maintain")
+    label = command("label", "a sample of prompts through two tiers, scored: outcome rows for the router")
+    label_arguments(label)
+    label.set_defaults(command=_label)
     cache = command("cache", "stored answers, exact and semantic: sizes, and deletion")
     cache.add_argument("action", choices=["show", "delete"])
     which = cache.add_mutually_exclusive_group()
@@ -79,6 +83,15 @@ def _mount(parser: argparse.ArgumentParser, module_name: str) -> None:
             store.close()
 
     parser.set_defaults(command=command)
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from serving.label.cli import run
+
+    if arguments.url is None:
+        listen = load(arguments.config).listen
+        arguments.url = f"http://{f'[{listen.host}]' if ':' in listen.host else listen.host}:{listen.port}"
+    return run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import hmac
 from dataclasses import dataclass
 
 from models.errors import Forbidden, Unauthenticated
+from serving.capacity import Capacity
 from serving.ledger.allowance import Admission as Slot
 from serving.ledger.allowance import Allowance
 from serving.ledger.keys import ApiKey, KeyTable, Limits
@@ -47,6 +48,7 @@ class Admission:
     table: KeyTable
     required: bool
     allowance: Allowance
+    capacity: Capacity
     operator_token: str = ""  # of this machine's command line; it may delete and look, and asks no model
 
     def authenticate(self, authorization: str | None) -> Principal:

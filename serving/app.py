@@ -9,36 +9,45 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import aiohttp
+from pydantic import BaseModel
 
+from models.errors import ConfigError
 from models.upstream.openai import make_session
 from router.artifacts import current_version
-from router.decision import Decider
+from router.cascade import Cascade, Heads
+from router.hot import Hot
 from router.policy import RuleDecider
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.backends import build_tiers, tier_facts
 from serving.cache.exact import CacheLimits, ExactCache
+from serving.capacity import Capacity
+from serving.cascade import Cascading
 from serving.config import Config, EngineBackend, MembersBackend
 from serving.deciding import RemoteDecider
 from serving.engine_plan import local_facts, member_facts
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
 from serving.job import Opening, Outcome
+from serving.ledger import texts
 from serving.ledger.allowance import Allowance, LedgerUnreachable
 from serving.ledger.grants import Budgets, Lease, LeaseRequest
 from serving.ledger.journal import Journal
 from serving.ledger.keys import KeyTable, loader
 from serving.ledger.store import Store
 from serving.memory import Memory
-from serving.pipeline import Pipeline
+from serving.pipeline import Pipeline, keep_nothing
 from serving.runtime import Runtime, read_secret
 from serving.semantic import RouterCalls, Semantics
 from serving.side import SideRoutes
 from serving.status import Status
 from serving.stored import StoredAnswers
 from serving.telemetry import GatewayMetrics
+from serving.texts.log import TextLog
 from serving.tiers import Tiers
 from serving.wire.request import Limits
 
@@ -52,28 +61,36 @@ log = logging.getLogger(__name__)
 LeaseCall = Callable[[LeaseRequest], Awaitable[Lease]]
 
 
-def build_decider(config: Config) -> Decider:
+def build_decider(config: Config) -> RuleDecider:
     """The decider of the router deployment, and of a gateway that needs only its version."""
-    return RuleDecider(tier_facts(config), config.routing.thresholds)
+    cascade = config.routing.cascade
+    by_rules = cascade.mode != "off" and config.routing.decider == "rules"
+    return RuleDecider(tier_facts(config), config.routing.thresholds, cascade.band if by_rules else None)
 
 
 def policy_version(config: Config) -> Callable[[], str]:
-    """The version of what decides: the rules' own, the learned router's settings, and the artifact loaded. Looked up at
-    most once a second."""
-    rules = build_decider(config).version
+    """The version of what decides: the rules' own, learned router's and cascade's settings, and the artifacts loaded.
+    Looked up at most once a second."""
+    rules, cascade = build_decider(config).version, config.routing.cascade
     if config.routing.decider == "learned":
-        settings = config.routing.learned.model_dump_json().encode()
-        rules += "+learned-" + hashlib.sha256(settings).hexdigest()[:8]
-    root = config.routing.artifacts
+        rules += f"+learned-{_stamp(config.routing.learned)}"
+    if cascade.mode == "act":
+        rules += f"+cascade-{_stamp(cascade)}"
+    acts = cascade.artifacts if cascade.mode == "act" else None
+    roots = [root for root in (config.routing.artifacts, acts) if root is not None]
     seen: tuple[float, str] = (float("-inf"), "")
 
     def version() -> str:
         nonlocal seen
-        if root is not None and time.monotonic() - seen[0] > ARTIFACT_LOOK_S:
-            seen = (time.monotonic(), current_version(root))
+        if roots and time.monotonic() - seen[0] > ARTIFACT_LOOK_S:
+            seen = (time.monotonic(), "+".join(filter(None, map(current_version, roots))))
         return f"{rules}+{seen[1]}" if seen[1] else rules
 
     return version
+
+
+def _stamp(settings: BaseModel) -> str:
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:8]
 
 
 @dataclass(slots=True)
@@ -90,6 +107,7 @@ class GatewayProcess:
     drain_s: float
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     semantics: Semantics | None = None
+    texts: TextLog | None = None
 
     def check(self) -> None:
         """Raises when a background task has died: the replica is then replaced."""
@@ -105,6 +123,8 @@ class GatewayProcess:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.texts is not None:
+            await self.texts.flush()
         for tier in self.tiers.ordered:
             if tier.pool is not None:
                 await tier.pool.aclose()
@@ -142,19 +162,41 @@ async def build_gateway(
     )
     version = policy_version(config)
     semantics = _semantics(config, router)
-    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts)
+    cascade = await asyncio.to_thread(build_cascade, config, metrics)
+    text_log = TextLog(config.texts, partial(texts.put, store), metrics) if config.texts.enabled else None
+    keep = text_log.keep if text_log is not None else keep_nothing
+    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, keep, cascade)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
-    door = Admission(table, config.auth_required, allowance, read_secret(runtime.operator_token_file))
+    capacity = Capacity(config.gateway.max_in_flight, runtime.draining_file)
+    door = Admission(table, config.auth_required, allowance, capacity, read_secret(runtime.operator_token_file))
     stored = StoredAnswers(cache, router if semantics is not None else None, store, door)
-    side = SideRoutes(door, accounts, router, stored, config.embedding.model if config.embeds else "")
-    app = Gateway(_settings(config, runtime), pipeline, door, status, version, side)
+    encoder = config.embedding.model if config.embeds else ""
+    side = SideRoutes(door, accounts, router, stored, config.gateway.deadline_s, encoder)
+    app = Gateway(_settings(config), pipeline, door, status, version, side)
     tasks = [
         asyncio.create_task(table.keep_fresh(KEYS_EVERY_S), name="keys"),
         asyncio.create_task(journal.keep_synced(), name="journal"),
         asyncio.create_task(allowance.keep(), name="allowance"),
         *(asyncio.create_task(members.keep(), name="members") for members in built.members),
     ]
-    return GatewayProcess(app, flights, journal, tiers, cache, session, store, config.gateway.drain_s, tasks, semantics)
+    if text_log is not None:
+        tasks.append(asyncio.create_task(text_log.keep_writing(), name="texts"))
+    drain_s = config.gateway.drain_s
+    return GatewayProcess(app, flights, journal, tiers, cache, session, store, drain_s, tasks, semantics, text_log)
+
+
+def build_cascade(config: Config, metrics: GatewayMetrics) -> Cascading | None:
+    """Raises ConfigError for an artifact that cannot be loaded, or was not trained for so many tokens."""
+    wanted = config.routing.cascade
+    if wanted.mode == "off":
+        return None
+
+    def load(folder: Path | None) -> Cascade:
+        if folder is None:
+            raise ConfigError(f"routing.cascade.artifacts: nothing is current in {wanted.artifacts}; train a cascade")
+        return Heads.load(folder).using(wanted.tokens, wanted.accept_at)
+
+    return Cascading(wanted.mode, wanted.full_answer, Hot(wanted.artifacts, load).get, metrics.cascade_decided)
 
 
 def _semantics(config: Config, router: RouterCalls) -> Semantics | None:
@@ -165,16 +207,14 @@ def _semantics(config: Config, router: RouterCalls) -> Semantics | None:
     return Semantics(router, answering(config), shared, wanted.compare, wanted.judge)
 
 
-def _settings(config: Config, runtime: Runtime) -> GatewaySettings:
+def _settings(config: Config) -> GatewaySettings:
     gateway = config.gateway
     return GatewaySettings(
         limits=Limits(max_body_bytes=gateway.max_body_mib * MIB, max_messages=gateway.max_messages),
         deadline_s=gateway.deadline_s,
-        max_in_flight=gateway.max_in_flight,
         sampled_cache=config.cache.exact.sampled,
         coalesce=config.cache.coalesce,
         namespace=answering(config),
-        draining_file=runtime.draining_file,
     )
 
 

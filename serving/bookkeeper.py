@@ -20,6 +20,7 @@ from serving import members
 from serving.config import Config, MembersBackend, Tier
 from serving.elsewhere import Elsewhere, listing_files
 from serving.engine_plan import local_facts, local_tier, member_facts
+from serving.ledger import texts
 from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
 from serving.ledger.store import Store, epoch_ms, midnight_ms
 from serving.ledger.writer import IngestStats, Writer
@@ -29,6 +30,7 @@ from serving.telemetry import CONTENT_TYPE, NodeMetrics, exposition, forget_proc
 INGEST_EVERY_S = 0.2
 NODE_EVERY_S = 5.0
 RETAIN_EVERY_S = 3600.0
+PRUNE_TEXTS_EVERY_S = 60.0
 STALE_S = 30.0  # without a pass of the writer for this long, the deployment counts as sick and is replaced
 NUSD_PER_USD = 1_000_000_000
 
@@ -85,10 +87,14 @@ class Bookkeeper:
         self._thread.shutdown()
 
     def _finish(self) -> None:
-        self._writer.ingest_once()
-        self._note_uptime()
-        self._writer.close()
-        self._store.close()
+        try:
+            self._writer.ingest_once()
+            self._note_uptime()
+        except Exception:  # the process's edge: a database that is gone must not keep it from ending
+            log.exception("the last rows stay in the journals: the next start takes them")
+        finally:
+            self._writer.close()
+            self._store.close()
 
     async def _ingest(self) -> None:
         while True:
@@ -109,7 +115,7 @@ class Bookkeeper:
                 forget_process(int(pid))
 
     async def _tend_node(self) -> None:
-        retained_s = float("-inf")
+        retained_s = pruned_s = float("-inf")
         while True:
             try:
                 await self._in_thread(self._note_uptime)
@@ -120,9 +126,18 @@ class Bookkeeper:
                 if days is not None and time.monotonic() - retained_s > RETAIN_EVERY_S:
                     await self._in_thread(self._writer.retain, days)
                     retained_s = time.monotonic()
+                if time.monotonic() - pruned_s > PRUNE_TEXTS_EVERY_S:
+                    self._metrics.texts(await self._in_thread(self._prune_texts))
+                    pruned_s = time.monotonic()
             except Exception:  # the edge of a background task: a database that is locked or gone is tried again
                 log.exception("the node could not be tended; trying again")
             await asyncio.sleep(NODE_EVERY_S)
+
+    def _prune_texts(self) -> int:
+        """Also where none are kept any more: turning it off must not keep the old ones. Returns the bytes left."""
+        wanted = self._config.texts
+        texts.prune(self._store, wanted.keep_days, wanted.max_mib << 20)
+        return texts.size_bytes(self._store)
 
     def _note_uptime(self) -> None:
         """The GPU is paid for as long as the service runs, used or not."""

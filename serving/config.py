@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.errors import ConfigError
 from models.prices import PriceOverride
+from serving.texts.settings import Texts
 
 RESERVED_NAMES = frozenset({"auto", "cache"})
 TierName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
@@ -144,12 +145,33 @@ class Learned(_Frozen):
     rollout: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of conversations it acts on
     margin: Annotated[float, Field(ge=0)] = 0.1  # beyond the threshold, for a conversation to change its tier
     sticky_s: Annotated[float, Field(ge=0)] = 1800.0
+    explore: Annotated[float, Field(ge=0, le=0.05)] = 0.0  # share answered by another tier than the wanted one
     strengths: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None  # tier -> part of the gap it closes
+
+
+class Cascade(_Frozen):
+    """The first tier begins to answer what is in doubt (docs/cascade.md). `shadow`: judged, counted, never dropped."""
+
+    mode: Literal["off", "shadow", "act"] = "off"
+    tokens: Positive = 16
+    band: tuple[float, float] = (0.0, 1.0)  # of the router's score, ends included
+    accept_at: Annotated[float, Field(ge=0, le=1)] | None = None  # None: by the learned router's threshold
+    full_answer: bool = False  # judge unary answers when they are whole
+    artifacts: Path | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mode != "off" and self.artifacts is None:
+            raise ValueError("artifacts: name the folder that `python -m router train-cascade --out` wrote")
+        if self.band[0] > self.band[1]:
+            raise ValueError("band: the lower end comes first")
+        return self
 
 
 class Routing(_Frozen):
     decider: Literal["rules", "learned"] = "rules"
     learned: Learned = Learned()
+    cascade: Cascade = Cascade()
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
     default_tier: str | None = None  # when the router fails or is late; the first tier if not set
     deadline_ms: Positive = 200
@@ -276,6 +298,7 @@ class Config(_Frozen):
     retry: Retry = Retry()
     breaker: Breaker = Breaker()
     ledger: Ledger = Ledger()
+    texts: Texts = Texts()
     budget: Budget = Budget()
     serve: Serve = Serve()
     ray: RayCluster = RayCluster()
@@ -317,6 +340,8 @@ class Config(_Frozen):
                 raise ValueError(f"routing: there is no tier '{tier}'; tiers are {', '.join(names)}")
         if self.cache.semantic.judge not in (None, *names):
             raise ValueError(f"cache.semantic.judge: there is no tier '{self.cache.semantic.judge}'")
+        if self.routing.cascade.mode != "off" and not (self.tiers[0].owned and len(self.tiers) > 1):
+            raise ValueError("routing.cascade: the first tier must be our own engine, with another tier behind it")
         strengths = self.routing.learned.strengths
         if strengths is not None and set(strengths) != known:
             raise ValueError(f"routing.learned.strengths: give one for each tier ({', '.join(names)})")

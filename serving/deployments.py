@@ -119,6 +119,8 @@ class Gateway:
         gc.set_threshold(GC_YOUNG_OBJECTS)
         replica = serve.get_replica_context().replica_id.unique_id
         self._inside = await build_gateway(config, runtime, replica, _RouterCalls(router), lease)
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked through again and again
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._inside.app

@@ -12,12 +12,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_in
-from pathlib import Path
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from models.errors import FarthingError, ModelNotFound, Overloaded, ProtocolViolation
+from models.errors import FarthingError, ModelNotFound, ProtocolViolation
 from models.types import Deadline, Endpoint
 from serving.accounts import Accounts
 from serving.admission import Admission, Principal
@@ -36,7 +35,6 @@ from serving.wire.request import Limits, cache_control, parse
 
 log = logging.getLogger(__name__)
 HEADERS_WAIT_S = 10.0
-DRAINING_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +43,9 @@ class GatewaySettings:
 
     limits: Limits
     deadline_s: float
-    max_in_flight: int
     sampled_cache: bool
     coalesce: bool
     namespace: str
-    draining_file: Path
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
@@ -71,8 +67,6 @@ class Gateway:
         self._policy_version = policy_version
         self._tiers: Tiers = pipeline.tiers
         self._accounts: Accounts = pipeline.accounts
-        self._in_flight = 0
-        self._drains, self._look_again_s = False, 0.0
         self._routes: dict[tuple[str, str], Handler] = {
             ("POST", "/v1/chat/completions"): lambda x: self._complete(x, "chat/completions"),
             ("POST", "/v1/completions"): lambda x: self._complete(x, "completions"),
@@ -118,17 +112,16 @@ class Gateway:
         row = Row(request_id=exchange.request_id, at_ms=int(time.time() * 1000), endpoint=endpoint)
         row.tenant, row.key_id = principal.tenant, principal.key_id
         self._accounts.metrics.started()
-        self._in_flight += 1
         try:
-            job, entry = await self._recalled(exchange, endpoint, principal, row, started_s)
-            headers = self._admission.headers(principal)
-            if entry is not None:
-                await self._from_cache(exchange, job, entry, headers)
-            else:
-                await self._answered(exchange, job, headers)
+            with self._admission.capacity.entered():
+                job, entry = await self._recalled(exchange, endpoint, principal, row, started_s)
+                headers = self._admission.headers(principal)
+                if entry is not None:
+                    await self._from_cache(exchange, job, entry, headers)
+                else:
+                    await self._answered(exchange, job, headers)
         finally:
             self._admission.left(principal, row.input_tokens + row.output_tokens or None)
-            self._in_flight -= 1
             self._accounts.metrics.ended()
 
     def _authenticated(self, exchange: Exchange) -> Principal:
@@ -159,10 +152,7 @@ class Gateway:
         self, exchange: Exchange, endpoint: Endpoint, principal: Principal, row: Row, started_s: float
     ) -> Job:
         limits = self._settings.limits
-        if self._in_flight > self._settings.max_in_flight:
-            raise Overloaded("this gateway serves as many requests as it may; try again shortly", retry_after_s=1.0)
-        if self._draining():
-            raise Overloaded("this service is stopping; ask again when it is back", retry_after_s=30.0)
+        self._admission.capacity.check()
         asked = parse(endpoint, await exchange.body(limits.max_body_bytes, self._settings.deadline_s), limits)
         options = asked.options.merged(principal.defaults).limited(cache_control(exchange.header("cache-control")))
         asked = replace_in(asked, options=options)
@@ -180,14 +170,6 @@ class Gateway:
         if self._pipeline.memory.semantics is not None:
             job.lookup = self._pipeline.memory.semantics.lookup(asked, row.tenant, job.cache_use, cacheable)
         return job
-
-    def _draining(self) -> bool:
-        """Looked up a few times a second: a look is a system call, and a request costs few."""
-        now_s = time.monotonic()
-        if now_s >= self._look_again_s:
-            self._look_again_s = now_s + DRAINING_LOOK_S
-            self._drains = self._settings.draining_file.exists()
-        return self._drains
 
     async def _answered(self, exchange: Exchange, job: Job, headers: Mapping[str, str]) -> None:
         async with self._pipeline.answer(job, self._settings.coalesce) as answer:
@@ -207,6 +189,7 @@ class Gateway:
         self._accounts.cached(row, entry.usage)
         row.latency_ms = row.ttft_ms = job.elapsed_ms()
         self._accounts.recorded(row)
+        self._pipeline.keep(job, None)
         headers = {**limits, **_headers("cache", entry.model, "exact", "exact"), **_hit_headers(entry)}
         body = with_cost(orjson.loads(entry.body), 0.0, entry.usage)
         if not job.asked.stream:
@@ -276,6 +259,7 @@ class Gateway:
             known = as_farthing(error or job.failure or ProtocolViolation("the answer ended without an end"))
             row.status, row.http_status, row.error_code = "failed", known.http_status, known.code
         self._accounts.closed(row)
+        self._pipeline.keep(job, None)
 
     async def _models(self, exchange: Exchange) -> None:
         self._authenticated(exchange)
@@ -286,7 +270,7 @@ class Gateway:
 
     async def _ready(self, exchange: Exchange) -> None:
         report = await self._status.ready()
-        if self._settings.draining_file.exists():
+        if self._admission.capacity.draining():
             report = {**report, "ready": False, "detail": "stopping"}
         await exchange.reply_json(200 if report["ready"] else 503, report)
 

@@ -21,11 +21,11 @@ from serving.job import Job, Outcome
 from serving.ledger.row import Row
 from serving.request_id import new_id
 from serving.semantic import Semantics, ended_well
-from serving.tiers import Target, Tiers
+from serving.tiers import AUTO, Target, Tiers
 from serving.wire.request import Limits, parse
 
 JUDGE_DEADLINE_S = 60.0
-_MAKESHIFT = ("degraded_", "router_")  # reasons of answers that the policy did not want so, or was not asked about
+_MAKESHIFT = ("degraded_", "router_", "explore")  # of answers that the policy did not want so, or was not asked about
 
 AskAside = Callable[[str, str], Awaitable[str]]
 """(tier, prompt) to the text of the answer."""
@@ -77,14 +77,21 @@ class Memory:
             return
         if ended_well(body):
             made = _fresh(job, outcome, job.lookup, body)
-            judge, may_leave = self.semantics.judge, not job.asked.options.local_only
-            compare = decision.compare if judge is None or may_leave or self.tiers[judge].local else None
+            judge = self.semantics.judge
+            compare = decision.compare if judge is None or self._may_judge(job, judge) else None
             self.semantics.learn(made, compare, body, job.asked.text, partial(ask, judge or ""))
+
+    def _may_judge(self, job: Job, judge: str) -> bool:
+        """The judge reads what the caller wrote and is paid by the caller's key: it is held to the limits of both.
+        Whoever may ask for `auto` may come to any tier."""
+        allowed = job.key.may_ask(judge) or job.key.may_ask(AUTO)
+        return allowed and (self.tiers[judge].local or not job.asked.options.local_only)
 
 
 def aside(job: Job, tier: str, prompt: str) -> Job:
     """One more request, of the same tenant and key, with a row of its own: the judge's."""
     body = {"model": tier, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8, "temperature": 0}
+    body["farthing"] = {"keep_text": False}  # the question it is about is kept as its own, if at all
     asked = parse("chat/completions", orjson.dumps(body), Limits())
     row = Row(
         request_id=new_id(),

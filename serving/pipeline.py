@@ -22,12 +22,14 @@ from models.errors import (
     NotCached,
     Unavailable,
     Unsupported,
+    WouldBeLate,
 )
 from models.pool import Reply
 from models.types import Call, Usage
 from router.decision import Decision, Facts, Recalled
 from serving.accounts import Accounts, Spending
 from serving.cache.exact import Entry
+from serving.cascade import Cascading, Gate
 from serving.flights import Flight, Flights
 from serving.job import Answer, Job, Opening, Outcome
 from serving.ledger.row import Status
@@ -40,6 +42,12 @@ ESTIMATED_CHARS_PER_TOKEN = 4
 
 
 Decide = Callable[[Facts], Awaitable[Decision]]
+Keep = Callable[[Job, Outcome | None], None]
+"""Told of every request that ended, with the answer if one was made for it."""
+
+
+def keep_nothing(_job: Job, _outcome: Outcome | None) -> None:
+    """Texts are not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,8 @@ class Pipeline:
     flights: Flights[Opening, Outcome]
     memory: Memory
     accounts: Accounts
+    keep: Keep = keep_nothing
+    cascade: Cascading | None = None
 
     async def recall(self, job: Job) -> Entry | None:
         """An exact answer to exactly this question, if there is one and the caller takes it."""
@@ -79,11 +89,9 @@ class Pipeline:
     async def _fly(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
         """One upstream answer. Settles the leader's row whatever happens, also when everybody has left."""
         row = job.row
-        row.status, row.http_status, row.error_code = (
-            "failed",
-            500,
-            "internal_error",
-        )  # unless something below knows better
+        outcome: Outcome | None = None
+        row.status, row.http_status = "failed", 500  # unless something below knows better
+        row.error_code = "internal_error"
         try:
             outcome = await self._answered(flight, job)
         except asyncio.CancelledError:
@@ -104,6 +112,7 @@ class Pipeline:
         finally:
             row.latency_ms = job.elapsed_ms()
             self.accounts.closed(row)
+            self.keep(job, outcome)
 
     async def _answered(self, flight: Flight[Opening, Outcome], job: Job) -> Outcome:
         """A verified answer from the cache, or the wanted tiers in order until one gives a first token."""
@@ -112,12 +121,25 @@ class Pipeline:
             return self._serve(flight, job, decision.serve)
         job.allow_miss()
         wanted, order = self._order(job, decision)
+        gate = self.cascade.gate(job, decision, order) if self.cascade is not None else None
+        order = gate.order(order) if gate is not None else order
         failure: FarthingError | None = None
-        for tier in order:
+        for at, tier in enumerate(order):
+            trial, gate = gate, None  # of the first alone
+            if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
+                failure = failure or WouldBeLate(f"tier '{tier.name}' would not answer within the deadline at its load")
+                continue
             try:
-                return await self._from_tier(flight, job, tier, wanted, failure)
+                outcome = await self._from_tier(flight, job, tier, Way(wanted, failure, trial))
+                if outcome is not None:
+                    return outcome
+                assert trial is not None
+                wanted = trial.next
+                order.append(tier)  # dropped; yet better than no answer, when nobody stronger has one
             except FarthingError as exc:
-                if not (exc.moves_on or isinstance(exc, BudgetExceeded)) or job.target.tier is not None:
+                if not (exc.moves_on or isinstance(exc, BudgetExceeded) or _uncalled_for(trial, exc)):
+                    raise
+                if job.target.tier is not None:
                     raise
                 if failure is None or tier.pool is not None:  # that a tier has no key is no news to the caller
                     failure = exc
@@ -169,36 +191,64 @@ class Pipeline:
         flight: Flight[Opening, Outcome],
         job: Job,
         tier: ServingTier,
-        wanted: ServingTier,
-        failure: FarthingError | None,
-    ) -> Outcome:
+        way: Way,
+    ) -> Outcome | None:
+        """None: the tier's answer was dropped unseen, and another is to be asked."""
         if tier.pool is None:
             raise Unavailable(f"tier '{tier.name}' is configured but has no key; set the one its backends name")
         job.row.attempts += 1
         job.deadline.check()
         reservation = await self.accounts.reserve(job.key, tier, job.asked)
         with self.accounts.spending(job.row, tier, reservation) as spending:
+            call, gate = _call(job), way.gate
             try:
-                reply = await tier.pool.ask(_call(job), model=job.target.model)
+                reply = await tier.pool.ask(gate.call(call) if gate is not None else call, model=job.target.model)
             except (asyncio.CancelledError, DeadlineExceeded):
                 job.row.route, job.row.model = tier.name, job.target.model or tier.models[0]
                 spending.charge(_estimate(job, 0))  # it had been sent: the prompt at least is paid for
                 raise
-            opening = self._opening(job, tier, wanted, failure, reply)
+            if gate is not None and not await self._let_through(job, gate, reply, spending):
+                return None
+            opening = self._opening(job, tier, way, reply)
             job.row.ttft_ms = job.elapsed_ms()
             flight.open(opening)
             if reply.completion is not None:
                 usage = reply.completion.usage or _estimate(job, len(orjson.dumps(reply.completion.body)))
                 return Outcome(opening, usage, spending.charge(usage), body=reply.completion.body)
-            return await self._stream(flight, job, reply, opening, spending)
+            outcome = await self._stream(flight, job, reply, opening, spending)
+            if gate is not None and gate.kept is False:  # in shadow: what is dropped comes not so far
+                job.row.shadow = gate.next.name
+            return outcome
 
-    def _opening(
-        self, job: Job, tier: ServingTier, wanted: ServingTier, failure: FarthingError | None, reply: Reply
-    ) -> Opening:
-        row = job.row
-        if tier is not wanted:
+    async def _let_through(self, job: Job, gate: Gate, reply: Reply, spending: Spending) -> bool:
+        """Hold the answer until its tokens vouch for it. Whatever does not get through has been paid for."""
+        assert reply.chunks is not None
+        through = False
+        try:
+            async with job.deadline.limit():
+                through = await gate.hold(reply.chunks)
+        except (asyncio.CancelledError, DeadlineExceeded):
+            job.row.route, job.row.model, job.row.backend = gate.tier.name, reply.backend.model, reply.backend.name
+            spending.charge(_burnt(job, gate))
+            raise
+        except FarthingError:
+            spending.waste(_burnt(job, gate), reply.backend.name)
+            raise
+        finally:
+            if not through:
+                await reply.chunks.aclose()
+        if gate.verdict is not None and gate.acts:
+            job.row.reason = "cascade_kept" if through else "cascade_dropped"
+        if not through:
+            spending.waste(_burnt(job, gate), reply.backend.name)
+        reply.chunks = gate.passing(reply.chunks)
+        return through
+
+    def _opening(self, job: Job, tier: ServingTier, way: Way, reply: Reply) -> Opening:
+        row, wanted = job.row, way.wanted
+        if tier is not wanted and way.gate is None:
             kind = "degraded" if tier.strength < wanted.strength else "fallback"
-            row.reason = f"{kind}_{_cause(wanted, failure)}"
+            row.reason = f"{kind}_{_cause(wanted, way.failure)}"
         row.route, row.model, row.backend = tier.name, reply.backend.model, reply.backend.name
         return Opening(tier.name, reply.backend.model, row.reason, job.asked.stream)
 
@@ -228,6 +278,23 @@ class Pipeline:
         return text_of(whole) if whole else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one tier came to be asked: which one should answer, what failed before, and the gate it must pass."""
+
+    wanted: ServingTier
+    failure: FarthingError | None
+    gate: Gate | None
+
+
+def _in_time(tier: ServingTier, job: Job) -> bool:
+    """Whether an answer of this tier can be expected before the deadline; a tier nobody knows about is tried."""
+    if tier.pool is None:
+        return False
+    expected_s = tier.pool.expected_s()
+    return expected_s is None or expected_s <= job.deadline.remaining_s()
+
+
 def _call(job: Job) -> Call:
     return Call(
         endpoint=job.asked.endpoint,
@@ -246,6 +313,16 @@ def _cause(wanted: ServingTier, failure: FarthingError | None) -> str:
     if isinstance(failure, BudgetExceeded):
         return "budget"
     return failure.code if failure is not None else "unknown"
+
+
+def _uncalled_for(trial: Gate | None, error: FarthingError) -> bool:
+    """What a tier objects to that was asked on trial alone is no news to the caller; only time is the same for all."""
+    return trial is not None and not trial.wanted and not isinstance(error, DeadlineExceeded)
+
+
+def _burnt(job: Job, gate: Gate) -> Usage:
+    """What an answer on trial has cost so far: its tokens were counted as they came, its prompt is an estimate."""
+    return gate.usage or Usage(job.asked.prompt_tokens, output_tokens=len(gate.tokens), estimated=True)
 
 
 def _estimate(job: Job, answer_bytes: int) -> Usage:

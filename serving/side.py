@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from models.errors import FarthingError, ModelNotFound, Unavailable
+from models.errors import DeadlineExceeded, FarthingError, ModelNotFound, Unavailable
 from models.types import Json
 from serving.accounts import Accounts
 from serving.admission import Admission, Principal
@@ -33,6 +33,7 @@ class SideRoutes:
     accounts: Accounts
     router: RouterCalls
     stored: StoredAnswers
+    deadline_s: float
     encoder: str = ""
 
     def table(self) -> dict[tuple[str, str], Handler]:
@@ -48,7 +49,8 @@ class SideRoutes:
         row.tenant, row.key_id, row.cache = principal.tenant, principal.key_id, "bypass"
         began_s = time.monotonic()
         try:
-            reply = await self._embedded(exchange, principal, row)
+            with self.door.capacity.entered():
+                reply = await self._embedded(exchange, principal, row)
             row.status, row.http_status = "answered", 200
         except FarthingError as exc:
             row.status = "refused" if exc.http_status < 500 else "failed"
@@ -66,14 +68,20 @@ class SideRoutes:
     async def _embedded(self, exchange: Exchange, principal: Principal, row: Row) -> Json:
         if not self.encoder:
             raise ModelNotFound("this service has no encoder: set embedding.enabled in its configuration")
+        self.door.capacity.check()
         asked = parse_embeddings(await exchange.body(MAX_EMBEDDINGS_BODY_BYTES, BODY_WAIT_S), self.encoder)
         row.requested_model = row.model = asked.model
         await self.door.admit_to(principal, asked.model, sum(map(len, asked.texts)) // BYTES_PER_TOKEN)
         row.route, row.reason = "embedding", "named"
         try:
-            found = await self.router.embed(asked.texts)
+            async with asyncio.timeout(self.deadline_s):
+                found = await self.router.embed(asked.texts)
         except FarthingError:
             raise
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the encoder had not answered after {self.deadline_s:g} s; send fewer texts at once"
+            ) from None
         except Exception as exc:  # the edge to another process
             raise Unavailable("the encoder did not answer; try again shortly", retry_after_s=2.0) from exc
         row.input_tokens = found.tokens
@@ -81,9 +89,11 @@ class SideRoutes:
 
     async def feedback(self, exchange: Exchange) -> None:
         principal = self._known(exchange)
-        await exchange.reply_json(
-            200, await self.stored.feedback(principal, await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S))
-        )
+        told = await self.stored.feedback(principal, await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S))
+        row = await asyncio.to_thread(self.stored.ledger.row, told["request_id"])
+        if row is not None:
+            self.accounts.metrics.feedback(row, told["good"])
+        await exchange.reply_json(200, told)
 
     async def delete(self, exchange: Exchange) -> None:
         principal = self._known(exchange)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["livesum", "livemax", "mostrecent"]  # of prometheus_client's, those in use here
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+PROBABILITY_BUCKETS = tuple(n / 10 for n in range(1, 10))
 BREAKER_LEVELS = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -69,7 +70,14 @@ class GatewayMetrics:
         self._retries = self._counter("upstream_retries", "Calls asked again", "backend")
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", "livemax", "backend")
         self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
+        self._cascade = self._counter("cascade_decisions", "Small answers on trial, by outcome", "outcome")
+        self._doing = self._histogram(
+            "cascade_probability", "Said of them: that the answer will do", buckets=PROBABILITY_BUCKETS
+        )
         self._journal = self._counter("journal_errors", "Journal lines that could not be written")
+        self._texts = self._counter("texts", "Requests whose texts were to be kept, by what became of them", "outcome")
+        self._feedback = self._counter("feedback", "What callers said of answers", "route", "reason", "good")
+        self._redacted = self._counter("texts_redacted", "Placeholders put into kept texts", "kind")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"farthing_{name}", text, labels, registry=self._registry)
@@ -77,8 +85,8 @@ class GatewayMetrics:
     def _gauge(self, name: str, text: str, mode: Mode, *labels: str) -> Gauge:
         return Gauge(f"farthing_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)
 
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=LATENCY_BUCKETS_S)
+    def _histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY_BUCKETS_S) -> Histogram:
+        return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=buckets)
 
     def started(self) -> None:
         self._in_flight.inc()
@@ -121,8 +129,22 @@ class GatewayMetrics:
     def router_fell_back(self, cause: str) -> None:
         self._router.labels(cause).inc()
 
+    def cascade_decided(self, outcome: str, probability: float | None) -> None:
+        self._cascade.labels(outcome).inc()
+        if probability is not None:
+            self._doing.observe(probability)
+
     def journal_failed(self) -> None:
         self._journal.inc()
+
+    def feedback(self, row: Row, good: bool) -> None:
+        self._feedback.labels(row.route or "none", row.reason, "yes" if good else "no").inc()
+
+    def texts(self, outcomes: Mapping[str, int], redacted: Mapping[str, int]) -> None:
+        for outcome, count in outcomes.items():
+            self._texts.labels(outcome).inc(count)
+        for kind, count in redacted.items():
+            self._redacted.labels(kind).inc(count)
 
     def upstream_error(self, backend: str, error: FarthingError) -> None:
         self._upstream_errors.labels(backend, error.code).inc()
@@ -244,6 +266,7 @@ class NodeMetrics:
             return Gauge(f"farthing_{name}", text, labels, registry=registry, multiprocess_mode="mostrecent")
 
         self._lag = gauge("ledger_lag_bytes", "Journal not yet read")
+        self._texts = gauge("texts_bytes", "Kept prompts and answers")
         self._util = gauge("gpu_utilisation_ratio", "Share of time the GPU was busy (NVML)", "gpu")
         self._used = gauge("gpu_memory_used_bytes", "GPU memory in use (NVML)", "gpu")
         self._total = gauge("gpu_memory_total_bytes", "GPU memory (NVML)", "gpu")
@@ -254,6 +277,9 @@ class NodeMetrics:
         self._lost.inc(lost)
         self._corrupt.inc(corrupt)
         self._lag.set(lag_bytes)
+
+    def texts(self, size_bytes: int) -> None:
+        self._texts.set(size_bytes)
 
     def gpu(self, reading: GpuReading) -> None:
         index = str(reading.index)

@@ -9,12 +9,10 @@ be read is set aside and a new one begun. Knows no index and no event loop.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -24,20 +22,17 @@ import orjson
 from numpy.typing import NDArray
 
 from models.errors import StartError
+from models.sqlite_file import BUSY_TIMEOUT_S, SqliteFile, transaction
 from models.types import Usage
 from router.cache.entries import Entry, EntryId, Scope, Standing
 from router.cache.index import require_same_encoder
 
-log = logging.getLogger(__name__)
-
 _APPLICATION_ID: Final = 0x46546873  # "FThs", in the file's header: another program's database is left alone
 _FORMAT: Final = 1  # raise it with any change of the schema or of `Usage`
-_BUSY_TIMEOUT_S: Final = 5.0
 OWNER_PATIENCE_S: Final = 10.0
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 # The body is last: what is read without it does not read its pages.
-_SCHEMA: Final = f"""
+_SCHEMA: Final = """
 CREATE TABLE entry (
   id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, namespace TEXT NOT NULL, partition BLOB NOT NULL,
   requested_model TEXT NOT NULL, tier TEXT NOT NULL, model TEXT NOT NULL, usage BLOB NOT NULL,
@@ -49,9 +44,8 @@ CREATE INDEX entry_by_tenant ON entry (tenant);
 CREATE INDEX entry_by_namespace ON entry (namespace);
 CREATE INDEX entry_by_expiry ON entry (created_at_s + ttl_s);
 CREATE TABLE meta (epoch INTEGER NOT NULL, encoder_sha256 TEXT NOT NULL, dim INTEGER NOT NULL);
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_FORMAT};
 """
+_PRAGMAS: Final = ("synchronous = FULL",)  # a deletion must survive a power cut; puts share a commit anyway
 _COLUMNS: Final = (
     "id, tenant, namespace, partition, requested_model, tier, model, usage, cost_nusd, created_at_s, ttl_s, "
     "hits, saved_nusd, quarantined, observations, body_bytes, text, vector"
@@ -98,12 +92,14 @@ class EntryStore:
     """One connection, to be used by the thread that made it. A method that raises `sqlite3.Error` changed nothing."""
 
     def __init__(self, path: Path, encoder_sha256: str, dim: int, patience_s: float = OWNER_PATIENCE_S) -> None:
-        self._path, self._encoder_sha256, self._dim = path, encoder_sha256, dim
-        self._aside = path.with_name(path.name + ".unreadable")
+        self._encoder_sha256, self._dim = encoder_sha256, dim
+        self._file = SqliteFile(
+            path, "the semantic cache", _APPLICATION_ID, _FORMAT, _SCHEMA, _PRAGMAS, self._check_encoder
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _sole_owner(path.with_name(path.name + ".lock"), patience_s)
         try:
-            self._db = self._connect_or_begin_anew()
+            self._db = self._file.connect_or_begin_anew()
         except BaseException:
             os.close(self._lock)
             raise
@@ -135,24 +131,24 @@ class EntryStore:
 
     def load(self, now_s: float) -> Iterator[Loaded]:
         """What has not expired; the rest is deleted first."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM entry WHERE created_at_s + ttl_s <= ?", (now_s,))
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM entry"):
             yield _loaded(row)
 
     def write(self, batch: Batch) -> None:
-        with self._transaction():
+        with transaction(self._db):
             self._write(batch)
 
     def delete(self, which: Which, before: Batch) -> int:
         """Writes `before` first, in the same transaction. Durable when it returns; the number of entries deleted."""
         where, values = _where(which)
-        with self._transaction():
+        with transaction(self._db):
             self._write(before)
             gone = self._db.execute(f"DELETE FROM entry WHERE {where}", values).rowcount
             self._db.execute("UPDATE meta SET epoch = epoch + 1")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still holds the deleted texts
-        self._aside.unlink(missing_ok=True)  # and so may a file that nobody could read
+        self._file.aside.unlink(missing_ok=True)  # and so may a file that nobody could read
         return gone
 
     def _write(self, batch: Batch) -> None:
@@ -160,66 +156,19 @@ class EntryStore:
         self._db.executemany(_INSERT, [_row(entry, vector) for entry, vector in batch.puts.values()])
         self._db.executemany(_UPDATE, [(*_standing_row(s), i) for i, s in batch.standings.items()])
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
-    def _connect_or_begin_anew(self) -> sqlite3.Connection:
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-            self._set_aside(str(error))
-            return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        # Questions and answers are private; SQLite gives its log the same mode.
-        with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        try:
-            if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-                raise sqlite3.DatabaseError(f"{self._path} is another program's database")
-            if db.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
-                raise _OtherFormat(f"its format is not {_FORMAT}")
-            db.execute("PRAGMA synchronous = FULL")  # a deletion must survive a power cut; puts share a commit anyway
-            db.execute("PRAGMA secure_delete = ON")
-            db.execute("PRAGMA journal_size_limit = 16777216")
-            self._check_encoder(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
     def _check_encoder(self, db: sqlite3.Connection) -> None:
         row = db.execute("SELECT encoder_sha256 FROM meta").fetchone()
         if row is None:
             db.execute("INSERT INTO meta VALUES (0, ?, ?)", (self._encoder_sha256, self._dim))
         else:
-            require_same_encoder(f"the semantic cache {self._path}", row[0], self._encoder_sha256)
-
-    def _set_aside(self, why: str) -> None:
-        log.error("the semantic cache %s is set aside as %s and begun anew: %s", self._path, self._aside, why)
-        self._path.replace(self._aside)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            require_same_encoder(f"the semantic cache {self._file.path}", row[0], self._encoder_sha256)
 
 
 class Bodies:
     """Answers by id, through a connection of the reading thread's own: a write in another thread holds nobody up."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         self._db.execute("PRAGMA query_only = ON")
 
     def get(self, entry_id: EntryId) -> bytes | None:
@@ -228,10 +177,6 @@ class Bodies:
 
     def close(self) -> None:
         self._db.close()
-
-
-class _OtherFormat(sqlite3.DatabaseError):
-    """A sound cache of another version of this code."""
 
 
 def _sole_owner(path: Path, patience_s: float) -> int:
@@ -247,10 +192,6 @@ def _sole_owner(path: Path, patience_s: float) -> int:
                 os.close(descriptor)
                 raise StartError(f"another process has the semantic cache of {path} open; one router owns it") from None
         time.sleep(0.05)
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return isinstance(error, _OtherFormat) or (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED
 
 
 def _where(which: Which) -> tuple[str, Sequence[object]]:

@@ -10,10 +10,9 @@ Knows no HTTP and no Ray; what a question may share an answer with (`Lookup`) an
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from router.cache import verify
 from router.cache.eligible import OptIns, why_not
 from router.cache.entries import Candidate, Entry, EntryId, Scope, from_public, id_of, public
 from router.cache.learner import EntryHistory, Label, fresh, learn
+from router.cache.recent import Recent
 from router.cache.semantic import SemanticCache
 from router.cache.text import Reading, read
 from router.cache.verify import Action, Decider, Verdict, WrongHitMonitor
@@ -83,9 +83,9 @@ class Recall:
         self._encoder, self._cache, self._settings, self._draw = encoder, cache, settings, draw
         self.monitor = monitor
         self.second: Callable[[str, str], Awaitable[bool]] | None = None  # a model's opinion before a hit is served
-        self._asked: _Recent[str, _Asked] = _Recent(_MOST_PENDING)
-        self._readings: _Recent[EntryId, Reading] = _Recent(_MOST_KNOWN)
-        self._histories: _Recent[EntryId, tuple[tuple[tuple[float, bool], ...], EntryHistory]] = _Recent(_MOST_KNOWN)
+        self._asked: Recent[str, _Asked] = Recent(_MOST_PENDING)
+        self._readings: Recent[EntryId, Reading] = Recent(_MOST_KNOWN)
+        self._histories: Recent[EntryId, tuple[tuple[tuple[float, bool], ...], EntryHistory]] = Recent(_MOST_KNOWN)
         self.use(rules)
 
     def use(self, rules: Decider) -> None:
@@ -223,10 +223,14 @@ class Recall:
     async def complain(self, request_id: str, entry_id: str) -> bool:
         """A caller says that what was served is wrong: it is gone when this returns, and counts as a wrong hit."""
         asked = self._asked.get(request_id)
-        if asked is not None and asked.served:
+        known = asked is not None and asked.served
+        if known:
             await self.label(request_id, right=False)
         found = from_public(entry_id)
-        return found is not None and bool(await self._cache.delete_entry(found))
+        gone = found is not None and bool(await self._cache.delete_entry(found))
+        if gone and not known:  # asked before a restart, too long ago, or by one who shared another's flight
+            self.monitor.complained()
+        return gone
 
     async def drop_answer_of(self, request_id: str) -> bool:
         """The answer that was remembered from this request is not to be served again."""
@@ -241,26 +245,3 @@ def _entry_id(recalled: Recalled) -> EntryId:
     found = from_public(recalled.entry_id)
     assert found is not None
     return found
-
-
-@dataclass(slots=True)
-class _Recent(Generic[K, V]):
-    """The last so many, by when they were last used."""
-
-    most: int
-    _items: OrderedDict[K, V] = field(default_factory=OrderedDict)
-
-    def get(self, key: K) -> V | None:
-        found = self._items.get(key)
-        if found is not None:
-            self._items.move_to_end(key)
-        return found
-
-    def __setitem__(self, key: K, value: V) -> None:
-        self._items[key] = value
-        self._items.move_to_end(key)
-        if len(self._items) > self.most:
-            self._items.popitem(last=False)
-
-    def clear(self) -> None:
-        self._items.clear()

@@ -24,11 +24,13 @@ from models.errors import StartError
 from router.cache.entries import Candidate, Entry, EntryId, Scope, Standing
 from router.cache.entry_store import Batch, Bodies, EntryStore, Which
 from router.cache.index import VectorIndex
+from router.cache.recent import Recent
 from router.cache.shelf import Bounds, Shelf
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MOST_ON_THEIR_WAY: Final = 4_096  # answers that a deletion by id may come before
 _WRITE_DELAY_S: Final = 0.05  # what comes within it is one transaction
 
 
@@ -38,6 +40,7 @@ class SemanticCache:
     def __init__(self, shelf: Shelf, index: VectorIndex, store: EntryStore, bodies: Bodies, threads: _Threads) -> None:
         self._shelf, self._index, self._store, self._bodies, self._threads = shelf, index, store, bodies, threads
         self._epoch = 0
+        self._dead: Recent[EntryId, None] = Recent(MOST_ON_THEIR_WAY)
         self._order = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -93,7 +96,7 @@ class SemanticCache:
 
     async def put(self, entry: Entry, vector: NDArray[np.float32], epoch: int) -> bool:
         """Found from now on, soon in the file. False: something was deleted since `epoch`, or `Shelf.put` says so."""
-        if epoch != self._epoch:
+        if epoch != self._epoch or entry.id in self._dead:
             return False
         stored = await self._threads.own(self._shelf.put, entry, vector)
         self._flush_later()
@@ -115,7 +118,10 @@ class SemanticCache:
         return found
 
     async def delete_entry(self, entry_id: EntryId) -> int:
-        return await self._delete(Which(id=entry_id))
+        """Also one that has yet to arrive. Other answers on their way are none the worse for it: whoever complains
+        all the time keeps nobody's answers from being remembered."""
+        self._dead[entry_id] = None
+        return await self._to_its_end(self._drop_and_delete(Which(id=entry_id)))
 
     async def delete_tenant(self, tenant: str) -> int:
         """What this tenant wrote, also into shared namespaces."""

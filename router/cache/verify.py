@@ -112,9 +112,16 @@ class WrongHitMonitor:
     def record(self, verdict: Verdict, right: bool) -> None:
         """Takes a label; those of pairs that would not have been hits say nothing about hits and are left out."""
         if verdict.would_serve:
-            self._labels.append(right)
-            while len(self._labels) > self.window:
-                self._labels.popleft()
+            self._add(right)
+
+    def complained(self) -> None:
+        """A hit was wrong by the word of whoever got it, and its verdict is not known any more."""
+        self._add(False)
+
+    def _add(self, right: bool) -> None:
+        self._labels.append(right)
+        while len(self._labels) > self.window:
+            self._labels.popleft()
 
     @property
     def labels(self) -> list[bool]:

@@ -7,32 +7,26 @@ Used directly by the command line, and through `exact.ExactCache` by a gateway r
 
 from __future__ import annotations
 
-import logging
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import orjson
 
+from models.sqlite_file import SqliteFile, is_damage, transaction
 from models.types import Usage
 from serving.cache.epoch import Epoch
 from serving.cache.seen import Seen
-
-log = logging.getLogger(__name__)
 
 # "FThc", in the file's header: another program's database is left alone.
 _APPLICATION_ID: Final = 0x46546863
 _FORMAT: Final = 1  # raise it with any change of the schema or of `Usage`
 _ROW_BYTES: Final = 256  # what a row takes besides its body: key, names, two index entries
-_BUSY_TIMEOUT_S: Final = 5.0
-_UNREADABLE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE entry (
   key BLOB NOT NULL UNIQUE, tenant TEXT NOT NULL, tier TEXT NOT NULL, model TEXT NOT NULL, endpoint TEXT NOT NULL,
   body BLOB NOT NULL, usage BLOB NOT NULL, created_at_s REAL NOT NULL, cost_nusd INTEGER NOT NULL,
@@ -47,10 +41,12 @@ CREATE TRIGGER entry_in AFTER INSERT ON entry BEGIN
   UPDATE meta SET bytes = bytes + NEW.size, entries = entries + 1; END;
 CREATE TRIGGER entry_out AFTER DELETE ON entry BEGIN
   UPDATE meta SET bytes = bytes - OLD.size, entries = entries - 1; END;
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_FORMAT};
 """
 _SELECT = "SELECT key, tenant, tier, model, endpoint, body, usage, created_at_s, cost_nusd FROM entry"
+_PRAGMAS: Final = (
+    "synchronous = NORMAL",
+    "recursive_triggers = ON",  # so that what REPLACE removes is counted as removed
+)
 _INSERT = "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 T = TypeVar("T")
@@ -91,7 +87,7 @@ class Store:
 
     def __init__(self, path: Path, max_bytes: int, ttl_s: float, now: Callable[[], float] = time.time) -> None:
         self._path, self._max_bytes, self._ttl_s, self._now = path, max_bytes, ttl_s, now
-        self._aside = path.with_name(path.name + ".unreadable")
+        self._file = SqliteFile(path, "the exact cache", _APPLICATION_ID, _FORMAT, _SCHEMA, _PRAGMAS)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._epoch = Epoch(path.with_name(path.name + ".epoch"))
         self._seen = Seen(path.with_name(path.name + ".seen"))
@@ -132,7 +128,7 @@ class Store:
 
         def work() -> tuple[int, int]:
             now_s = self._now()
-            with self._transaction():
+            with transaction(self._db):
                 epoch = self._stored_epoch()
                 kept = [entry for entry, began in puts if began == epoch]
                 fresh = {entry.key: entry for entry in kept}.values()
@@ -170,7 +166,7 @@ class Store:
 
     def _delete(self, where: str, *values: object) -> int:
         def work() -> tuple[int, int]:
-            with self._transaction():
+            with transaction(self._db):
                 gone = self._db.execute(f"DELETE FROM entry WHERE {where}", values).rowcount
                 self._db.execute("UPDATE meta SET epoch = epoch + 1")
                 return gone, self._stored_epoch()
@@ -180,7 +176,7 @@ class Store:
             # After the commit: whoever sees the new epoch, and forgets what it holds in memory, finds the rows gone.
             self._epoch.raise_to(epoch)
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still holds the deleted texts
-            self._aside.unlink(missing_ok=True)  # and so may a file that nobody could read
+            self._file.aside.unlink(missing_ok=True)  # and so may a file that nobody could read
         return gone
 
     def _stored_epoch(self) -> int:
@@ -199,16 +195,6 @@ class Store:
                 break
         self._db.executemany("DELETE FROM entry WHERE key = ?", doomed)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
     def _on_sound_file(self, work: Callable[[], T]) -> T:
         """Work on the file that is at the path now, and on a new one when that turns out to be damaged."""
         if not self._is_current():  # set aside by another process: what is written to it would escape deletions
@@ -217,12 +203,12 @@ class Store:
         try:
             return work()
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             with self._epoch.locked():
                 self._db.close()
                 if self._is_current():
-                    self._set_aside(str(error))
+                    self._file.set_aside(str(error))
                 self._open()
             return work()
 
@@ -235,51 +221,9 @@ class Store:
     def _open(self) -> None:
         with self._epoch.locked():
             self._inode = 0  # until it is open: a failure here is tried again by the next call
-            try:
-                self._db = self._connect()
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    raise
-                self._set_aside(str(error))
-                self._db = self._connect()
+            self._db = self._file.connect_or_begin_anew()
             self._inode = self._path.stat().st_ino
             self._seen.refill(key for (key,) in self._db.execute("SELECT key FROM entry"))
             # The greater of the two counts: either file may have been begun anew beside the other.
             self._db.execute("UPDATE meta SET epoch = max(epoch, ?)", (self._epoch.read(),))
             self._epoch.raise_to(self._stored_epoch())
-
-    def _connect(self) -> sqlite3.Connection:
-        # Answers are private. An old file is not opened here: closing it would drop this process's locks on it.
-        with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        try:
-            if not db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-                raise sqlite3.DatabaseError("the file is another program's database")
-            if db.execute("PRAGMA user_version").fetchone()[0] != _FORMAT:
-                raise _OtherFormat(f"its format is not {_FORMAT}")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA secure_delete = ON")
-            db.execute("PRAGMA recursive_triggers = ON")  # so that what REPLACE removes is counted as removed
-            db.execute("PRAGMA journal_size_limit = 16777216")
-        except sqlite3.DatabaseError:
-            db.close()
-            raise
-        return db
-
-    def _set_aside(self, why: str) -> None:
-        log.error("the exact cache %s is set aside as %s and begun anew: %s", self._path, self._aside, why)
-        self._path.replace(self._aside)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-
-
-class _OtherFormat(sqlite3.DatabaseError):
-    """A sound cache of another version of this code."""
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return isinstance(error, _OtherFormat) or (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _UNREADABLE

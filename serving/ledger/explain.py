@@ -20,6 +20,9 @@ REASONS = {
     "local_only": "the request may not leave this machine",
     "exact": "asked before, word for word",
     "semantic": "asked before in other words, and verified",
+    "cascade_kept": "in doubt, and the small model's own tokens vouched for its answer",
+    "cascade_dropped": "in doubt, and the small model's own tokens did not vouch for its answer",
+    "explore": "another tier than the wanted one, by lot, to see what that gives",
     "router_late": "the router was late: the default tier",
     "router_down": "the router did not answer: the default tier",
 }
@@ -47,10 +50,11 @@ def explain(row: Row) -> list[str]:
         "because": reason(row.reason),
         "score": "" if row.score is None else f"{row.score:+.3f}",
         "decided by": ", ".join(filter(None, [row.policy_version, row.artifact])),
-        "learned router": f"would have wanted {row.shadow}, and was not followed" if row.shadow else "",
+        "in shadow": f"{row.shadow} would have answered" if row.shadow else "",
         "cache": row.cache + (f", entry {row.cache_entry}" if row.cache_entry else ""),
         "similarity": "" if row.similarity is None else f"{row.similarity:.4f}",
         "tokens": f"{row.input_tokens} in ({row.cached_input_tokens} cached), {row.output_tokens} out",
+        "dropped": f"an answer that cost {usd(row.cost_wasted_nusd)}" if row.cost_wasted_nusd else "",
         "cost": f"{usd(row.cost_nusd)}{f', saved {usd(row.saved_nusd)}' if row.saved_nusd else ''}",
         "time": f"{row.latency_ms:.0f} ms" + ("" if row.ttft_ms is None else f", first content {row.ttft_ms:.0f} ms"),
     }

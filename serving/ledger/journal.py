@@ -19,7 +19,7 @@ import os
 import re
 import time
 from collections import deque
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -31,9 +31,7 @@ from serving.ledger.row import Row
 
 SUFFIX = ".jsonl"
 ROTATE_BYTES = 64 << 20
-_BIGINT_MAX = 2**63 - 1
 _LINE: TypeAdapter[dict[Literal["open", "close"], Row]] = TypeAdapter(dict[Literal["open", "close"], Row])
-_INTEGERS = tuple(f.name for f in fields(Row) if str(f.type).startswith("int"))
 
 log = logging.getLogger(__name__)
 
@@ -195,10 +193,7 @@ def parse(line: bytes) -> tuple[Literal["open", "close"], Row]:
         raise BadLine(f"{'.'.join(map(str, error['loc']))}: {error['msg']}") from exc
     if len(entry) != 1:
         raise BadLine("expected one of 'open', 'close'")
-    kind, row = entry.popitem()
-    if any(abs(getattr(row, name) or 0) > _BIGINT_MAX for name in _INTEGERS):
-        raise BadLine("an integer has more than 64 bits")
-    return kind, row
+    return entry.popitem()
 
 
 def _line(kind: bytes, row: Row) -> bytes:

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default.add_argument("--cache", choices=MODES)
     default.add_argument("--tags", type=_names, default=(), metavar="A,B")
     default.add_argument("--local-only", action="store_true", help="never send this key's requests to a hosted model")
+    default.add_argument("--no-texts", action="store_true", help="never keep this key's prompts and answers")
     default.add_argument("--deadline-ms", type=int, metavar="MS")
     listing = verbs.add_parser("list", help="every key, without its secret")
     listing.add_argument("--json", action="store_true")
@@ -53,6 +54,7 @@ def _add(args: argparse.Namespace, store: Store) -> int:
         "cache": args.cache,
         "tags": list(args.tags),
         "local_only": args.local_only,
+        "keep_text": not args.no_texts,
         "deadline_ms": args.deadline_ms,
     }
     expires_ms = None if args.expires is None else _future(args.expires)
@@ -82,8 +84,9 @@ def _line(key: ApiKey) -> str:
     parts = [f"{key.id}  {state:7}  {key.role:5}  {key.tenant}  since {utc(key.created_ms)}"]
     if key.expires_ms is not None:
         parts.append(f"until {utc(key.expires_ms)}")
+    silent = asdict(Limits()) | asdict(Options())
     for name, said in [*asdict(key.limits).items(), *asdict(key.defaults).items()]:
-        if said not in (None, (), "", False) or (name, said) == ("nusd_per_day", 0):
+        if said != silent[name]:
             shown = ",".join(said) if isinstance(said, tuple) else said
             parts.append(f"usd_per_day={usd(said)}" if name == "nusd_per_day" else f"{name}={shown}")
     return "  ".join(parts)

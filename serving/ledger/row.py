@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
 
 from models.types import Endpoint
 
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # what every database takes
 Status = Literal["answered", "cached", "coalesced", "failed", "cancelled", "timed_out", "refused", "lost"]
 
 
@@ -21,7 +24,7 @@ class Row:
     """
 
     request_id: str
-    at_ms: int  # UTC epoch, when the request was admitted
+    at_ms: Int64  # UTC epoch, when the request was admitted
     status: Status = "lost"
     tenant: str = ""
     key_id: str = ""
@@ -36,24 +39,24 @@ class Row:
     score: float | None = None
     policy_version: str = ""
     artifact: str = ""
-    http_status: int = 0
+    http_status: Int64 = 0
     error_code: str = ""
-    attempts: int = 0
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
+    attempts: Int64 = 0
+    input_tokens: Int64 = 0
+    cached_input_tokens: Int64 = 0
+    cache_write_tokens: Int64 = 0
+    output_tokens: Int64 = 0
+    reasoning_tokens: Int64 = 0
     usage_estimated: bool = False
-    cost_input_nusd: int = 0
-    cost_cached_input_nusd: int = 0
-    cost_cache_write_nusd: int = 0
-    cost_output_nusd: int = 0
-    cost_wasted_nusd: int = 0
-    cost_nusd: int = 0
-    billed_nusd: int = 0  # the part of cost_nusd that hosted providers bill; budgets count it, the rest is GPU time
-    all_frontier_nusd: int | None = None
-    all_cheapest_nusd: int | None = None
+    cost_input_nusd: Int64 = 0
+    cost_cached_input_nusd: Int64 = 0
+    cost_cache_write_nusd: Int64 = 0
+    cost_output_nusd: Int64 = 0
+    cost_wasted_nusd: Int64 = 0
+    cost_nusd: Int64 = 0
+    billed_nusd: Int64 = 0  # the part of cost_nusd that hosted providers bill; budgets count it, the rest is GPU time
+    all_frontier_nusd: Int64 | None = None
+    all_cheapest_nusd: Int64 | None = None
     latency_ms: float = 0.0
     ttft_ms: float | None = None
     prompt_sha256: str = ""
@@ -63,7 +66,7 @@ class Row:
     shadow: str = ""  # the tier the learned router would have wanted, where it was asked but not followed
     cache_entry: str = ""  # the stored answer that was served, or that this one was stored as; feedback finds it so
     similarity: float | None = None  # of the question to the one that entry answered
-    saved_nusd: int = 0  # what that answer cost when it was made
+    saved_nusd: Int64 = 0  # what that answer cost when it was made
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -72,6 +72,20 @@ requests = Table(
     Index("requests_tenant_at", "tenant", "at_ms"),
 )
 
+texts = Table(
+    "texts",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    _integer("at_ms"),
+    _text("tenant"),
+    Column("messages", JSON, nullable=False),
+    Column("answer", Text),
+    Column("tools", Boolean, nullable=False),
+    _integer("size_bytes"),
+    Index("texts_at_size", "at_ms", "size_bytes"),
+    Index("texts_tenant", "tenant"),
+)
+
 open_requests = Table(
     "open_requests",
     metadata,

@@ -34,11 +34,11 @@ from sqlalchemy.sql.elements import ColumnElement
 from models.errors import ConfigError, StartError
 from serving.ledger.migrations import migrate
 from serving.ledger.row import Row
-from serving.ledger.schema import KEYS_VERSION, engine_uptime, keys, meta, open_requests, requests
+from serving.ledger.schema import KEYS_VERSION, engine_uptime, keys, meta, open_requests, requests, texts
 
 DAY_MS = 86_400_000
 _BUSY_TIMEOUT_MS = 10_000
-_DELETE_ROWS = 5_000  # a chunk: between two of them other writers get their turn
+DELETE_ROWS = 5_000  # a chunk: between two of them other writers get their turn
 _ROW_NAMES = tuple(f.name for f in fields(Row))
 
 
@@ -149,30 +149,34 @@ class Store:
         connection.execute(update(meta).where(meta.c.name == KEYS_VERSION).values(value=meta.c.value + 1))
 
     def retain(self, days: int, now_ms: int | None = None) -> int:
-        """Delete requests (and uptime) older than so many days. Returns how many requests went."""
+        """Delete requests (with texts, and uptime) older than so many days. Returns how many requests went."""
         if days < 1:
             raise ConfigError("retention is counted in whole days, at least 1: budgets need the present day's rows")
         before_ms = (now_ms if now_ms is not None else epoch_ms()) - days * DAY_MS
         with self.write() as connection:
             connection.execute(delete(engine_uptime).where(engine_uptime.c.to_ms < before_ms))
-        return self._delete_requests(requests.c.at_ms < before_ms)
+        self.delete_chunked(texts, texts.c.at_ms < before_ms)
+        return self.delete_chunked(requests, requests.c.at_ms < before_ms)
 
     def delete_tenant(self, tenant: str) -> int:
-        """Delete a tenant's keys and requests. Its requests in flight arrive later: repeat when they have ended."""
+        """Delete a tenant's keys, texts and requests. Its requests in flight arrive later: repeat when they have
+        ended."""
         with self.write() as connection:
             connection.execute(delete(keys).where(keys.c.tenant == tenant))
             connection.execute(delete(open_requests).where(open_requests.c.tenant == tenant))
             self.announce_keys(connection)
-        return self._delete_requests(requests.c.tenant == tenant)
+        self.delete_chunked(texts, texts.c.tenant == tenant)
+        return self.delete_chunked(requests, requests.c.tenant == tenant)
 
-    def _delete_requests(self, condition: ColumnElement[bool]) -> int:
+    def delete_chunked(self, table: Table, condition: ColumnElement[bool]) -> int:
+        """Of a table keyed by request; returns how many rows went."""
         total = 0
-        chunk = select(requests.c.request_id).where(condition).limit(_DELETE_ROWS)
+        chunk = select(table.c.request_id).where(condition).limit(DELETE_ROWS)
         while True:
             with self.write() as connection:
-                count = connection.execute(delete(requests).where(requests.c.request_id.in_(chunk))).rowcount
+                count = connection.execute(delete(table).where(table.c.request_id.in_(chunk))).rowcount
             total += count
-            if count < _DELETE_ROWS:
+            if count < DELETE_ROWS:
                 return total
 
 
@@ -218,6 +222,7 @@ def _sqlite(url: URL) -> Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a journal is deleted once its rows are committed
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA secure_delete = ON")  # a deleted text is overwritten, not left in a free page
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:

@@ -30,6 +30,7 @@ class Options:
     deadline_ms: int | None = None
     conversation: str = ""
     prompt: str = ""
+    keep_text: bool = True  # where this service keeps texts at all
 
     @classmethod
     def parse(cls, given: Any, where: str = "farthing") -> Options:
@@ -45,8 +46,9 @@ class Options:
         said = {name: value for name, value in given.items() if value is not None}
         if said.get("cache", "off") not in MODES:
             refuse(f"{where}.cache", "one of " + ", ".join(f"'{mode}'" for mode in MODES))
-        if not isinstance(said.get("local_only", False), bool):
-            refuse(f"{where}.local_only", "true or false")
+        for name in ("local_only", "keep_text"):
+            if not isinstance(said.get(name, False), bool):
+                refuse(f"{where}.{name}", "true or false")
         if "deadline_ms" in said and not (is_int(said["deadline_ms"]) and said["deadline_ms"] > 0):
             refuse(f"{where}.deadline_ms", "a positive number of milliseconds (an integer)")
         for name in ("conversation", "prompt"):
@@ -58,7 +60,10 @@ class Options:
         return cls(**{**said, "tags": tuple(dict.fromkeys(tags))})
 
     def merged(self, defaults: Options) -> Options:
-        """These over a key's defaults: `local_only` of either holds, tags add up, else what the request says wins."""
+        """These over a key's defaults: `local_only` and `keep_text: false` of either hold, tags add up, else what the
+        request says wins."""
+        if defaults == NOTHING_SAID:
+            return self
         return Options(
             cache=self.cache or defaults.cache,
             tags=tuple(dict.fromkeys(defaults.tags + self.tags)),
@@ -66,6 +71,7 @@ class Options:
             deadline_ms=self.deadline_ms or defaults.deadline_ms,
             conversation=self.conversation or defaults.conversation,
             prompt=self.prompt or defaults.prompt,
+            keep_text=self.keep_text and defaults.keep_text,
         )
 
     def limited(self, header: CacheMode | None) -> Options:
@@ -77,6 +83,9 @@ class Options:
                 param="farthing.cache",
             )
         return self if header is None or self.cache == "off" else replace(self, cache=header)
+
+
+NOTHING_SAID: Final = Options()
 
 
 def _is_label(value: Any) -> bool:

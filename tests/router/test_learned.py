@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from models.errors import ConfigError, RequestError
 from router import artifacts
 from router.decision import Facts
-from router.deployed import Deployed
+from router.deployed import Deployed, scored_by
 from router.hot import HotArtifact
 from router.learned import (
     Conversations,
@@ -123,6 +123,35 @@ def test_rollout_acts_on_its_part_and_always_the_same(root: Path) -> None:
     assert rollout_place(facts("a", conversation="c")) == rollout_place(facts("b", conversation="c"))
 
 
+def test_a_share_of_requests_explores_and_says_what_was_wanted(root: Path) -> None:
+    made = decider(root, Settings(explore=0.05))
+    asked = [facts(request_id=f"req_{i}") for i in range(4_000)]
+    explored = [one for one in asked if made.decide_with(one, vector(3)).reason == "explore"]
+    assert 0.035 < len(explored) / len(asked) < 0.065
+    decision = made.decide_with(explored[0], vector(3))
+    assert (decision.tiers[0], decision.shadow) == ("small", "frontier")
+    assert decision.score is not None and decision.artifact
+    assert made.decide_with(explored[0], vector(0)).tiers[0] == "frontier"  # wanted small: the other is explored
+    assert decider(root).decide_with(explored[0], vector(3)).reason == "hard"  # off unless asked for
+    assert decider(root, Settings("shadow", explore=0.05)).decide_with(explored[0], vector(3)).reason != "explore"
+
+
+def test_what_may_not_or_cannot_go_elsewhere_does_not_explore(root: Path) -> None:
+    made = decider(root, Settings(explore=0.05))
+    names = [f"req_{i}" for i in range(1_000)]
+    explored = [name for name in names if made.decide_with(facts(request_id=name), vector(3)).reason == "explore"]
+    for changes in ({"local_only": True}, {"images": True}):  # both leave one tier
+        reasons = {made.decide_with(facts(request_id=name, **changes), vector(0)).reason for name in explored}
+        assert "explore" not in reasons
+    calm = next(name for name in names if name not in explored)
+    made.decide_with(facts(request_id=calm, conversation="c"), vector(3))
+    held = [made.decide_with(facts(request_id=name, conversation="c"), vector(3)) for name in explored]
+    assert {decision.reason for decision in held} == {"hard"}
+    fresh = made.decide_with(facts(request_id=explored[0], conversation="new"), vector(3))
+    assert fresh.reason == "explore"
+    assert made.decide_with(facts(request_id=calm, conversation="new"), vector(3)).tiers[0] == "frontier"  # not held
+
+
 def test_a_conversation_keeps_its_tier_for_a_score_near_the_threshold(root: Path, deployed: Deployed) -> None:
     wide = decider(root, Settings(margin=2.0))
     assert wide.decide_with(facts(conversation="c"), vector(3)).tiers[0] == "frontier"
@@ -132,6 +161,32 @@ def test_a_conversation_keeps_its_tier_for_a_score_near_the_threshold(root: Path
     narrow = decider(root, Settings(margin=0.01))
     narrow.decide_with(facts(conversation="c"), vector(3))
     assert narrow.decide_with(facts(conversation="c"), vector(0)).tiers[0] == "small"
+
+
+def test_gains_in_the_band_are_planned_for_the_cascade(root: Path, deployed: Deployed) -> None:
+    made = decider(root, Settings(band=(-1.0, 1.0), band_acts=True))
+    decision = made.decide_with(facts(), vector(3))
+    assert decision.cascade is not None and decision.tiers == ("frontier", "small")
+    assert decision.cascade.tier == "small" and 0.0 <= decision.cascade.score <= 1.0
+    assert decision.cascade.accept_at is not None and decision.score is not None
+    enough = (
+        1.0 - decision.cascade.score >= decision.cascade.accept_at
+    )  # before any token: as the router itself decides
+    assert enough == (decision.score < deployed.policy.threshold)
+    assert decision.cascade.scored_by == scored_by(Deployed.load(root, ENCODER).manifest)
+    assert decider(root, Settings(band=(0.99, 1.0))).decide_with(facts(), vector(3)).cascade is None
+    assert decider(root, Settings(mode="shadow", band=(-1.0, 1.0))).decide_with(facts(), vector(3)).cascade is None
+
+
+def test_a_conversation_is_held_only_by_a_tier_that_is_known_to_answer(root: Path) -> None:
+    acts = decider(root, Settings(margin=2.0, band=(-1.0, 1.0), band_acts=True))
+    acts.decide_with(facts(conversation="c"), vector(3))
+    assert acts.decide_with(facts(conversation="c"), vector(0)).tiers[0] == "small"  # nothing was held
+    watches = decider(root, Settings(margin=2.0, band=(-1.0, 1.0)))
+    first = watches.decide_with(facts(conversation="c"), vector(3))
+    second = watches.decide_with(facts(conversation="c"), vector(0))
+    assert second.tiers[0] == first.tiers[0] == "frontier"  # a shadow moves nothing
+    assert first.cascade is not None and second.cascade is None  # held by now, so no longer in doubt
 
 
 def test_conversations_are_forgotten_in_time() -> None:
@@ -173,6 +228,8 @@ def test_a_cheap_strong_middle_tier_is_wanted_between_the_two() -> None:
 def test_settings_that_make_no_sense_are_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match="rollout"):
         decider(root, Settings(rollout=2.0))
+    with pytest.raises(ConfigError, match="explore"):
+        decider(root, Settings(explore=0.5))
     with pytest.raises(ConfigError, match="2 tiers, but 1"):
         decider(root, worths=[Worth(0, 0)])
     with pytest.raises(ConfigError, match="weakest first"):

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ from router.policy import RuleDecider, TierFacts
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.cache.exact import ExactCache
+from serving.capacity import Capacity
+from serving.cascade import Cascading
 from serving.deciding import RemoteDecider
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
+from serving.ledger import texts
 from serving.ledger.allowance import Allowance
 from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
 from serving.ledger.journal import Journal
@@ -50,6 +54,8 @@ from serving.side import SideRoutes
 from serving.status import Status
 from serving.stored import StoredAnswers
 from serving.telemetry import GatewayMetrics, RouterMetrics
+from serving.texts.log import TextLog
+from serving.texts.settings import Texts
 from serving.tiers import ServingTier, Tiers
 from serving.wire.request import Limits
 
@@ -73,6 +79,9 @@ class Setup:
     recall: Callable[[RouterProcess, Path], Awaitable[None]] | None = None  # gives the router a semantic cache
     compare: Any = "none"
     judge: str | None = None
+    cascade: Cascading | None = None  # with the band of the rules' score that it is for
+    band: tuple[float, float] | None = None
+    texts: Texts = field(default_factory=Texts)
 
 
 @dataclass
@@ -90,6 +99,7 @@ class Running:
     door: CancelOnDisconnect
     router: RouterProcess
     semantics: Semantics | None
+    texts: TextLog
 
     async def ask(self, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any) -> tuple[Any, Any]:
         """(status and headers, parsed body) of one unary chat request."""
@@ -155,15 +165,14 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
         grants.ingested(await asyncio.to_thread(writer.ingest_once))
         return grants.lease(request)
 
-    metrics = GatewayMetrics()
-    tiers = _tiers(setup, metrics)
+    tiers = _tiers(setup, metrics := GatewayMetrics())
     cache = await ExactCache.open(setup.folder / "cache.db")
     flights: Flights[Any, Any] = Flights()
     allowance = Allowance(journal.owner, lease, setup.budgets)
     table = KeyTable(loader(store))
     await table.refresh()
     facts = _facts(tiers)
-    rules = RuleDecider(facts)
+    rules = RuleDecider(facts, band=setup.band)
     router = await _router(setup, rules)
     semantics = Semantics(router, "", {}, setup.compare, setup.judge) if setup.recall is not None else None
 
@@ -174,18 +183,19 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
 
     decide = RemoteDecider(ask, facts, "small", 5.0, metrics.router_fell_back)
     accounts = Accounts(journal, allowance, metrics, tiers)
-    admission = Admission(table, setup.required, allowance)
+    admission = Admission(table, setup.required, allowance, Capacity(setup.max_in_flight, setup.folder / "draining"))
+    text_log = TextLog(setup.texts, partial(texts.put, store), metrics)
     stored = StoredAnswers(cache, router if semantics is not None else None, store, admission)
     app = Gateway(
         _settings(setup),
-        Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts),
+        Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, text_log.keep, setup.cascade),
         admission,
         Status(tiers, lambda: rules.version, None, time.time()),
         lambda: rules.version,
-        SideRoutes(admission, accounts, router, stored, "minilm" if semantics is not None else ""),
+        SideRoutes(admission, accounts, router, stored, setup.deadline_s, "minilm" if semantics is not None else ""),
     )
     async with _serving(door := CancelOnDisconnect(app)) as url, aiohttp.ClientSession() as http:
-        yield Running(url, http, store, writer, cache, flights, table, accounts, door, router, semantics)
+        yield Running(url, http, store, writer, cache, flights, table, accounts, door, router, semantics, text_log)
     await flights.drain(1.0)
     if semantics is not None:
         await semantics.drain(5.0)
@@ -214,11 +224,9 @@ def _settings(setup: Setup) -> GatewaySettings:
     return GatewaySettings(
         limits=Limits(max_body_bytes=100_000),
         deadline_s=setup.deadline_s,
-        max_in_flight=setup.max_in_flight,
         sampled_cache=False,
         coalesce=True,
         namespace="",
-        draining_file=setup.folder / "draining",
     )
 
 

@@ -16,11 +16,14 @@ from sqlalchemy import select
 from models.errors import StartError
 from serving.bookkeeper import STALE_S, Bookkeeper
 from serving.config import Config, parse
+from serving.ledger import texts
 from serving.ledger.grants import Amounts, Ask, LeaseRequest
 from serving.ledger.journal import Journal
 from serving.ledger.keys import Limits
 from serving.ledger.row import Row
 from serving.ledger.schema import engine_uptime, requests
+from serving.ledger.store import DAY_MS, Store, epoch_ms
+from serving.ledger.texts import Kept
 from serving.runtime import Runtime
 
 CONFIG = """
@@ -86,6 +89,23 @@ async def test_closing_takes_what_is_still_in_the_journals(config: Config, runti
     journal = Journal(runtime.journal, "gateway")
     journal.record(Row(request_id="req_late", at_ms=1, status="answered"))
     await bookkeeper.close()
+    again = Bookkeeper(config, runtime)
+    await again.start()
+    assert count(again) == 1
+    await again.close()
+    journal.stop()
+
+
+async def test_it_ends_though_the_database_is_away_and_the_next_start_takes_the_rows(
+    config: Config, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bookkeeper = Bookkeeper(config, runtime)
+    await bookkeeper.start()
+    journal = Journal(runtime.journal, "gateway")
+    with monkeypatch.context() as away:
+        away.setattr(Store, "write", lambda _: (_ for _ in ()).throw(OSError("no route to the database")))
+        journal.record(Row(request_id="req_late", at_ms=1, status="answered"))
+        await bookkeeper.close()
     again = Bookkeeper(config, runtime)
     await again.start()
     assert count(again) == 1
@@ -159,3 +179,19 @@ async def test_a_database_that_fails_is_tried_again(bookkeeper: Bookkeeper, runt
     journal.record(Row(request_id="req_1", at_ms=1, status="answered"))
     await until(lambda: count(bookkeeper) == 1)
     journal.stop()
+
+
+async def test_old_texts_go_also_where_none_are_kept_any_more(config: Config, runtime: Runtime) -> None:
+    store = Store.open(config.ledger_url)
+    now_ms = epoch_ms()
+    words = [{"role": "user", "content": "hi"}]
+    texts.put(store, [Kept("old", now_ms - 31 * DAY_MS, "t", words, None, False, 10)])
+    texts.put(store, [Kept("new", now_ms, "t", words, None, False, 10)])
+    assert not config.texts.enabled
+    bookkeeper = Bookkeeper(config, runtime)
+    await bookkeeper.start()
+    try:
+        await until(lambda: texts.size_bytes(store) == 10)
+    finally:
+        await bookkeeper.close()
+        store.close()

@@ -64,6 +64,9 @@ def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(
     key_id = secret.split("-")[1]
     assert run(capsys, config, "keys", "revoke", key_id)[0] == 0
     assert "revoked" in run(capsys, config, "keys", "list")[1]
+    assert "keep_text" not in listed
+    run(capsys, config, "keys", "add", "--tenant", "b", "--no-texts", "--usd-per-day", "0")
+    assert "usd_per_day=$0.000000  keep_text=False" in run(capsys, config, "keys", "list")[1]
     code, _, err = run(capsys, config, "keys", "revoke", key_id)
     assert code != 0 and "no valid key" in err
     for file in (config.parent / "state").rglob("*"):
@@ -79,6 +82,8 @@ def test_costs_and_export_are_of_the_rows(config: Path, capsys: pytest.CaptureFi
     _, text, _ = run(capsys, config, "export", "--tenant", "a", "--output", str(config.parent / "rows.jsonl"))
     (row,) = [json.loads(line) for line in (config.parent / "rows.jsonl").read_text().splitlines()]
     assert (row["request_id"], row["cost_nusd"]) == ("req_a", 1_500_000)
+    _, text, _ = run(capsys, config, "export", "--tenant", "b", "--texts")
+    assert json.loads(text)["messages"] is None
 
 
 def test_cache_and_forget_delete_what_they_say(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +118,7 @@ def test_the_ledger_can_be_cared_for_from_the_command_line(config: Path, capsys:
         ("cache", ["delete"], "--namespace NAME or --all"),
         ("ledger", ["retain", "0"], "at least 1"),
         ("export", ["--output", "/nowhere/x.jsonl"], "cannot write"),
+        ("label", ["/nowhere/x.jsonl", "--out", "o", "--max-usd", "1"], "cannot read"),
         ("run", ["--port", "99999999"], "port"),
     ],
 )

@@ -176,7 +176,7 @@ async def test_who_still_holds_a_file_that_was_set_aside_moves_to_the_new_one(pa
 
 
 async def test_a_file_that_is_locked_costs_misses_and_no_request(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.cache.store._BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("models.sqlite_file.BUSY_TIMEOUT_S", 0.05)
     cache = await ExactCache.open(path)
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute("BEGIN EXCLUSIVE")

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from models.fake import Step
+from models.pace import LEAST_ANSWERS
 from serving.ledger import keys
 from serving.ledger.grants import Budgets
 from serving.ledger.keys import Limits
@@ -100,3 +101,25 @@ async def test_a_stopping_service_takes_nothing_new(setup: Setup) -> None:
         assert (response.status, body["error"]["code"]) == (503, "overloaded")
         async with service.http.get(f"{service.url}/ready") as ready:
             assert ready.status == 503
+
+
+async def test_a_tier_that_would_be_late_at_its_load_is_passed_over_while_another_may_be_in_time(setup: Setup) -> None:
+    setup.small.script = [Step(delay_s=0.3)]
+    async with running(setup) as service:
+        await asyncio.gather(*(service.ask(f"question {n}") for n in range(LEAST_ANSWERS)))
+        hurried, _ = await service.ask("in a hurry", farthing={"deadline_ms": 200})
+        patient, _ = await service.ask("not in a hurry", farthing={"deadline_ms": 20_000})
+        named, body = await service.ask("small or nothing", model="small", farthing={"deadline_ms": 200})
+    assert (hurried.headers["x-farthing-route"], hurried.headers["x-farthing-reason"]) == ("frontier", "fallback_late")
+    assert (patient.headers["x-farthing-route"], patient.headers["x-farthing-reason"]) == ("small", "easy")
+    assert (named.status, body["error"]["code"]) == (504, "deadline_exceeded")
+
+
+async def test_when_every_tier_would_be_late_the_wanted_one_is_asked(setup: Setup) -> None:
+    setup.small.script = setup.frontier.script = [Step(delay_s=0.3)]
+    async with running(setup) as service:
+        await asyncio.gather(*(service.ask(f"question {n}") for n in range(LEAST_ANSWERS)))
+        await asyncio.gather(*(service.ask(f"question {n}", model="frontier") for n in range(LEAST_ANSWERS)))
+        setup.small.script = [Step()]
+        response, _ = await service.ask("in a hurry", farthing={"deadline_ms": 200})
+    assert (response.status, response.headers["x-farthing-route"]) == (200, "small")

@@ -85,3 +85,11 @@ def test_every_path_and_port_is_this_instances_own(tmp_path: Path) -> None:
     paths = [value for name, value in environment.items() if name.endswith(("_PATH", "_LOC", "_BASE", "_FILE"))]
     assert len(paths) >= 6 and all(value.startswith(str(tmp_path)) for value in paths)
     assert environment["RAY_SERVE_HAPROXY_METRICS_PORT"] == "9101"
+
+
+def test_no_line_is_written_about_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def logging(config: str) -> list[str]:
+        return re.findall(r"^\s*(log |log-format|option httplog|http-request set-var-fmt\(txn\.serve_)", config, re.M)
+
+    assert {line.strip() for line in logging(rendered())} >= {"log", "log-format", "option httplog"}
+    assert logging(corrected(tmp_path, monkeypatch)[0]) == []

@@ -18,7 +18,8 @@ from serving.learned import LearnedRouting, open_learned
 from serving.ledger.explain import explain, reason
 from serving.ledger.row import Row
 from serving.routing import RouterProcess
-from serving.telemetry import RouterMetrics
+from serving.telemetry import GatewayMetrics, RouterMetrics
+from tests.serving.conftest import Setup, running
 
 TIERS = """
 tiers:
@@ -84,6 +85,40 @@ async def test_without_a_vector_in_time_the_rules_decide(encoder: TextEncoder) -
     assert router.learned is not None and router.learned.fell_back["no_vector"] == 1
 
 
+class CountedFeedback(GatewayMetrics):
+    def __init__(self, counted: list[tuple[str, str, bool]]) -> None:
+        super().__init__()
+        self._counted = counted
+
+    def feedback(self, row: Row, good: bool) -> None:
+        super().feedback(row, good)
+        self._counted.append((row.route, row.reason, good))
+
+
+async def test_an_explored_answer_is_not_stored_and_feedback_on_it_is_counted(
+    setup: Setup, encoder: TextEncoder
+) -> None:
+    text = TIERS + "routing: {decider: learned, learned: {mode: act, explore: 0.05}}\n"
+    counted: list[tuple[str, str, bool]] = []
+    async with running(setup) as service:
+        service.router.encoder = Batcher(encoder)
+        service.router.learned = open_learned(parse(text), encoder.identity.sha256)
+        service.accounts.metrics = CountedFeedback(counted)
+        for i in range(200):
+            response, _ = await service.ask(f"hello number {i}")
+            if response.headers["x-farthing-reason"] == "explore":
+                break
+        route, name = response.headers["x-farthing-route"], response.headers["x-request-id"]
+        rows = {row["request_id"]: row for row in await service.rows(i + 1)}
+        said = {"request_id": name, "good": True}
+        async with service.http.post(f"{service.url}/v1/farthing/feedback", json=said) as answer:
+            assert answer.status == 200
+        again, _ = await service.ask(f"hello number {i}")
+    assert counted == [(route, "explore", True)]
+    assert rows[name]["shadow"] and rows[name]["shadow"] != route and rows[name]["cache_entry"] == ""
+    assert again.headers["x-farthing-cache"] == "miss"
+
+
 def test_a_request_nobody_can_take_is_refused_as_by_the_rules(learned: LearnedRouting) -> None:
     refusal = learned.decide(facts("x", prompt_tokens=10**7), None)
     assert isinstance(refusal, Refusal) and refusal.kind == "ContextExceeded"
@@ -123,7 +158,7 @@ def test_a_past_request_is_explained() -> None:
         shadow="small",
     )
     text = "\n".join(explain(row))
-    for part in ("frontier (gpt-6.1-sol)", "a stronger tier", "(overloaded)", "+0.310", "would have wanted small"):
+    for part in ("frontier (gpt-6.1-sol)", "a stronger tier", "(overloaded)", "+0.310", "small would have answered"):
         assert part in text
     assert reason("easy").startswith("easy: the score")
     assert reason("never_heard_of") == "never_heard_of"

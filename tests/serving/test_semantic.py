@@ -12,6 +12,7 @@ from models.fake import FakeBackend, Step
 from router.embedding.encoder import TextEncoder
 from serving.embeddings import parse_embeddings
 from serving.ledger.keys import add
+from serving.routing import RouterProcess
 from tests.serving.conftest import Running, Setup, running
 
 ASKED = "How do I reset my password?"
@@ -289,6 +290,26 @@ async def test_embeddings_are_the_encoders_own_and_have_a_row(setup: Setup, reca
     assert answer["usage"]["prompt_tokens"] == rows[0]["input_tokens"] > 0
     assert (refused.status, error["error"]["param"]) == (404, "model")
     assert [(row["endpoint"], row["status"]) for row in rows] == [("embeddings", "answered"), ("embeddings", "refused")]
+
+
+async def test_embeddings_are_under_the_gateways_limits_too(
+    setup: Setup, recall: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.recall, setup.max_in_flight, setup.deadline_s = recall(), 1, 0.3
+    async with running(setup) as service:
+        never = asyncio.Event()
+        monkeypatch.setattr(RouterProcess, "embed", lambda *_: never.wait())
+        question = {"model": "auto", "input": "x"}
+
+        async def embedded() -> tuple[int, str]:
+            async with service.http.post(f"{service.url}/v1/embeddings", json=question) as answer:
+                return answer.status, (await answer.json())["error"]["code"]
+
+        first = asyncio.create_task(embedded())
+        await asyncio.sleep(0.1)
+        assert await embedded() == (503, "overloaded")
+        assert await first == (504, "deadline_exceeded")
+        assert sorted(row["error_code"] for row in await service.rows(2)) == ["deadline_exceeded", "overloaded"]
 
 
 @pytest.mark.parametrize(

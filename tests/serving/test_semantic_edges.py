@@ -21,6 +21,7 @@ from router.embedding.encoder import TextEncoder
 from serving import routing
 from serving.cache.key import meaning_scope
 from serving.config import SemanticCache as SemanticConfig
+from serving.ledger import keys
 from serving.semantic import ended_well
 from serving.wire.request import Limits, parse
 from tests.serving.conftest import Running, Setup, running
@@ -84,9 +85,28 @@ async def test_a_complaint_of_one_who_shared_a_hit_by_meaning_drops_it(setup: Se
         (follower,) = [r for r, _ in answers if r.headers["x-farthing-cache"] == "coalesced"]
         told = await complain(service, follower)
         after, _ = await service.ask(AGAIN)
+        counted = service.router.recall.monitor.labels
     assert follower.headers["x-farthing-route"] == "cache"
     assert told["dropped"] is True
     assert after.headers["x-farthing-cache"] == "miss"
+    assert counted == [False]
+
+
+async def test_a_complaint_counts_after_the_router_has_forgotten_the_question_and_once_an_entry(
+    setup: Setup, recall: Any
+) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        await service.ask(ASKED)
+        await learnt(service)
+        hits = [(await service.ask(AGAIN))[0] for _ in range(2)]
+        assert {hit.headers["x-farthing-cache"] for hit in hits} == {"semantic"}
+        await service.rows(3)
+        assert service.router.recall is not None
+        service.router.recall._asked.clear()
+        assert [(await complain(service, hit))["dropped"] for hit in hits] == [True, False]
+        counted = service.router.recall.monitor.labels
+    assert counted == [False]
 
 
 async def test_what_must_stay_here_is_not_shown_to_a_hosted_judge(setup: Setup, recall: Any) -> None:
@@ -102,6 +122,23 @@ async def test_what_must_stay_here_is_not_shown_to_a_hosted_judge(setup: Setup, 
     assert len(setup.small.calls) == 2
     assert setup.frontier.calls == []
     assert entries == 2  # remembered all the same
+
+
+@pytest.mark.parametrize(("models", "judged"), [(("small",), 0), (("auto", "small"), 1), (("small", "frontier"), 1)])
+async def test_a_judge_is_asked_only_for_a_key_that_may_come_to_its_tier(
+    setup: Setup, recall: Any, models: tuple[str, ...], judged: int
+) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step("go to settings"), Step("open settings")])
+    setup.frontier = FakeBackend("frontier/0", "huge", script=[Step("yes")])
+    setup.recall, setup.compare, setup.judge, setup.required = recall("shadow"), "judge", "frontier", True
+    async with running(setup) as service:
+        _, secret = await asyncio.to_thread(keys.add, service.store, "acme", limits=keys.Limits(models=models))
+        await service.table.refresh()
+        headers = {"authorization": f"Bearer {secret}"}
+        for question in (ASKED, AGAIN):
+            await service.ask(question, headers, model="small")
+            await learnt(service)
+    assert len(setup.frontier.calls) == judged
 
 
 async def test_a_judge_that_fails_costs_a_label_and_no_entry(setup: Setup, recall: Any) -> None:

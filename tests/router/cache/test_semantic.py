@@ -200,6 +200,16 @@ async def test_an_answer_on_its_way_during_a_deletion_is_not_stored(path: Path, 
         assert cache.epoch() > began and not await cache.put(entry(), vector(1), began)
 
 
+async def test_a_deletion_by_id_holds_for_an_answer_on_its_way_and_for_no_other(
+    path: Path, clock: Clock, entry: MakeEntry
+) -> None:
+    async with opened(path, clock) as cache:
+        began, doomed, other = cache.epoch(), entry(), entry()
+        assert await cache.delete_entry(doomed.id) == 0
+        assert not await cache.put(doomed, vector(1), began)
+        assert await cache.put(other, vector(2), began)
+
+
 async def test_a_cancelled_deletion_is_finished(path: Path, clock: Clock, entry: MakeEntry) -> None:
     async with opened(path, clock) as cache:
         await store(cache, entry(), 1)

@@ -1,0 +1,57 @@
+"""The table of kept texts, on both databases: bounds, and deletion together with rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sqlalchemy import select
+
+from serving.ledger import texts
+from serving.ledger.schema import texts as table
+from serving.ledger.store import DAY_MS, Store, epoch_ms
+from serving.ledger.texts import Kept
+from serving.texts.redact import Redactor
+
+
+def fill(store: Store, count: int, size_bytes: int = 100, tenant: str = "t") -> None:
+    now_ms = epoch_ms()
+    made = [
+        Kept(f"{tenant}{i:05}", now_ms - (count - i) * 1000, tenant, [{"role": "user", "content": "hi"}], "ho", False,
+             size_bytes)
+        for i in range(count)
+    ]  # fmt: skip
+    texts.put(store, made)
+
+
+def left(store: Store) -> list[str]:
+    with store.read() as connection:
+        return list(connection.execute(select(table.c.request_id).order_by(table.c.request_id)).scalars())
+
+
+def test_old_ones_go_then_the_oldest_until_the_rest_fits(store: Store) -> None:
+    fill(store, 6_000, size_bytes=10)
+    texts.put(store, [Kept("old", epoch_ms() - 31 * DAY_MS, "t", [], None, False, 10)])
+    assert texts.prune(store, 30, 60_000) == 1
+    assert texts.prune(store, 30, 59_995) == 1
+    assert texts.prune(store, 30, 5_000) == 5_499
+    assert left(store)[0] == "t05500" and texts.size_bytes(store) == 5_000
+    assert texts.prune(store, 30, 0) == 500
+
+
+def test_rows_and_texts_of_a_tenant_and_of_old_times_go_together(store: Store) -> None:
+    fill(store, 3, tenant="a")
+    fill(store, 2, tenant="b")
+    store.delete_tenant("a")
+    assert left(store) == ["b00000", "b00001"]
+    store.retain(1, now_ms=epoch_ms() + 2 * DAY_MS)
+    assert left(store) == []
+
+
+def test_what_redaction_leaves_is_taken_by_the_database(store: Store) -> None:
+    text = Redactor().redact("\0 null, \U0001f600, \u202e, \\u0000 and a@b.org", Counter())
+    kept = Kept("r", epoch_ms(), "t", [{"role": "user", "content": text}], text, True, 10)
+    texts.put(store, [kept, kept])
+    with store.read() as connection:
+        (row,) = connection.execute(select(table)).mappings()
+    assert row["answer"] == row["messages"][0]["content"] == "\ufffd null, \U0001f600, \u202e, \\u0000 and [EMAIL]"
+    texts.put(store, [])
