@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections import Counter
 
 import pytest
@@ -184,7 +183,7 @@ def test_json_is_read_through_and_through() -> None:
     "unit",
     ["a", "1 ", "1", ":", "-----BEGIN PRIVATE KEY-----", "a.", "a@", "+1 ", "://a:", "0171 ", "eyJ-", "AB12 ", "4111 "],
 )
-def test_long_texts_end(unit: str) -> None:
-    began_s = time.monotonic()
+def test_long_texts_end(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quadratic would take minutes, and this test's time limit ends it; a busy machine's two seconds would not."""
+    monkeypatch.setattr("serving.texts.redact.MATCH_S", 60.0)
     clean(unit * (64_000 // len(unit)))
-    assert time.monotonic() - began_s < 20  # a bound against the quadratic, not a performance figure
