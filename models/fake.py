@@ -6,6 +6,7 @@ What it answers is a script: each call takes the next step, the last one stays. 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ from models.types import Call, Capabilities, Chunk, Completion, Json, Usage
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One answer. `error` is raised instead of it; with `cut_after` the stream breaks after so many words."""
+    """One answer. `error` is raised instead of it; with `cut_after` the stream breaks after so many words. `logprob` is
+    that of every word, told in streams to who asks; None is a server that knows of none."""
 
     text: str = "a farthing is a quarter of a penny"
     error: FarthingError | None = None
@@ -26,6 +28,7 @@ class Step:
     word_s: float = 0.0
     cut_after: int | None = None
     usage: bool = True
+    logprob: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +75,8 @@ class FakeBackend:
                 if at == step.cut_after:
                     raise StreamCut("the answer broke off: the script says so")
                 await asyncio.sleep(step.word_s)
-                yield Chunk(self._event({"content": word if at == 0 else f" {word}"}), content=True)
+                told = _logprobs(call, word, step.logprob)
+                yield Chunk(self._event({"content": word if at == 0 else f" {word}"}, logprobs=told), content=True)
             yield Chunk(self._event({}, "stop"), content=True)
             if step.usage:
                 yield Chunk(b"", content=True, usage=_usage(call, step.text))
@@ -89,10 +93,19 @@ class FakeBackend:
         self.calls.append(call)
         return self.script[min(len(self.calls), len(self.script)) - 1]
 
-    def _event(self, delta: Json, finish: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    def _event(self, delta: Json, finish: str | None = None, logprobs: Json | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         head = {"id": f"chatcmpl-{len(self.calls)}", "object": "chat.completion.chunk", "created": 1}
         return b"data: " + orjson.dumps({**head, "model": self.model, "choices": [choice]}) + b"\n\n"
+
+
+def _logprobs(call: Call, word: str, logprob: float | None) -> Json | None:
+    """The word itself, and as many alternatives as were asked for, each half as likely as the one before."""
+    if logprob is None or not call.body.get("logprobs"):
+        return None
+    count = int(call.body.get("top_logprobs") or 0)
+    top = [{"token": word, "logprob": logprob - at * math.log(2), "bytes": None} for at in range(count)]
+    return {"content": [{"token": word, "logprob": logprob, "bytes": None, "top_logprobs": top}]}
 
 
 def _usage(call: Call, text: str) -> Usage:

@@ -5,8 +5,10 @@ Bodies stay plain OpenAI-shaped dicts from end to end, so that a field nobody he
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,6 +46,16 @@ class Deadline:
         """Raise DeadlineExceeded when the time is up."""
         if self.remaining_s() <= 0.0:
             raise DeadlineExceeded("the deadline passed before an answer was ready; raise farthing.deadline_ms")
+
+    @asynccontextmanager
+    async def limit(self) -> AsyncIterator[None]:
+        """A block that may take until then. Raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(self.remaining_s()):
+                yield
+        except TimeoutError:
+            self.check()
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The command line of the router: `python -m router train | calibrate | use | profile | explain | tune-cache`."""
+"""The command line of the router: `python -m router COMMAND`; what the commands are stands below."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "use": "list the artifacts, or make one of them current",
     "profile": "what the traffic is about, what it costs, and what of it looks routine",
     "explain": "why one prompt goes where it goes",
+    "train-cascade": "when the small model's first tokens say that its answer will do",
     "tune-cache": "thresholds of the semantic cache from labelled pairs",
 }
 

@@ -84,13 +84,28 @@ class Fresh:
 
 
 @dataclass(frozen=True, slots=True)
+class CascadePlan:
+    """`tier` may begin to answer, to be kept or dropped by the probabilities of its first tokens (docs/cascade.md).
+
+    `score`, 0..1, is how likely the prompt alone makes that tier fail, and `scored_by` who says so. `accept_at` is the
+    least probability of being right that is enough, where the router knows: the stronger tier's, less the gain that is
+    not worth its price.
+    """
+
+    tier: str
+    score: float
+    scored_by: str
+    accept_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Tiers in the order to try them, the first being the one wanted; `reason` is a short stable code.
 
     `serve` is a verified answer, to be given instead of asking any tier. `compare` is one that is near but not proven:
     the request is answered afresh, and whether the two agree is a label. `remember`: the fresh answer is wanted back.
     `shadow` is the tier that a learned router would have wanted where it was asked but not followed; `score` and
-    `artifact` are then its own.
+    `artifact` are then its own. `cascade`: the score is in the doubtful band.
     """
 
     tiers: tuple[str, ...]
@@ -101,6 +116,7 @@ class Decision:
     compare: Recalled | None = None
     remember: bool = False
     shadow: str = ""
+    cascade: CascadePlan | None = None
 
 
 class Decider(Protocol):

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from models.errors import ConfigError
 from router.artifacts import current_version
@@ -15,25 +15,28 @@ from router.deployed import PRIOR, Deployed
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
+T = TypeVar("T")
 
 
-class HotArtifact:
-    """root: where the user's artifacts live; without one, or an empty one, the shipped prior is used.
+class Hot(Generic[T]):
+    """root: where artifacts live. load: of one version's folder, None where nothing is pointed to.
 
     Raises ConfigError when the first artifact cannot be loaded; a later one that cannot leaves the old in use, and
     `error` says why.
     """
 
-    def __init__(self, root: Path | None, encoder_sha256: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, root: Path | None, load: Callable[[Path | None], T], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._root = root
-        self._encoder_sha256 = encoder_sha256
+        self._load = load
         self._clock = clock
         self.error = ""
         self._pointed = self._pointer()
         self._looked_s = clock()
-        self._deployed = self._load()
+        self._held = load(self._folder())
 
-    def get(self) -> Deployed:
+    def get(self) -> T:
         """Looks at the pointer at most once a second; loading a new artifact takes tens of milliseconds, once."""
         now_s = self._clock()
         if now_s - self._looked_s >= LOOK_EVERY_S:
@@ -41,19 +44,25 @@ class HotArtifact:
             if (pointer := self._pointer()) != self._pointed:
                 self._pointed = pointer
                 self._swap()
-        return self._deployed
+        return self._held
 
     def _swap(self) -> None:
         try:
-            self._deployed = self._load()
+            self._held = self._load(self._folder())
             self.error = ""
         except ConfigError as error:
             self.error = error.message
-            log.error("the router keeps artifact %s: %s", self._deployed.manifest.version, error.message)
+            log.error("artifact %s is not taken up, the earlier one stays: %s", self._pointed, error.message)
 
     def _pointer(self) -> str:
         return current_version(self._root) if self._root is not None else ""
 
-    def _load(self) -> Deployed:
-        path = self._root / self._pointed if self._root is not None and self._pointed else PRIOR
-        return Deployed.load(path, self._encoder_sha256)
+    def _folder(self) -> Path | None:
+        return self._root / self._pointed if self._root is not None and self._pointed else None
+
+
+class HotArtifact(Hot[Deployed]):
+    """The router's; without artifacts of the user's own, the shipped prior."""
+
+    def __init__(self, root: Path | None, encoder_sha256: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(root, lambda folder: Deployed.load(folder or PRIOR, encoder_sha256), clock)

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from models.errors import ConfigError
 from router import features
-from router.decision import Decision, Facts
-from router.deployed import Deployed
+from router.decision import CascadePlan, Decision, Facts
+from router.deployed import Deployed, scored_by
 from router.estimators.base import Inputs
 from router.hot import HotArtifact
-from router.policy import RuleDecider, TierFacts, able_from, nobody_can, obstacle
+from router.policy import Band, RuleDecider, TierFacts, able_from, doubtful, nobody_can, obstacle
 
 MAX_CONVERSATIONS: Final = 20_000
 MAX_EXPLORE: Final = 0.05
@@ -44,8 +44,10 @@ class Settings:
     """mode: `shadow` decides and records, the rules act. rollout: the part of conversations it acts on, 0..1.
 
     deadline_s: for embedding and score together. margin: how much gain a conversation must miss or exceed the threshold
-    by before it changes tier, within sticky_s of its last turn. explore: the share of requests answered by another tier
-    than the wanted one, so that what the wanted one would have missed can be known.
+    by before it changes tier, within sticky_s of its last turn. band: gains in doubt (`policy.doubtful`), None: none;
+    band_acts: a conversation then stays with no tier, since it is not known which will have answered. explore: the
+    share of requests answered by another tier than the wanted one, so that what the wanted one would have missed can
+    be known.
     """
 
     mode: Literal["shadow", "on"] = "on"
@@ -53,6 +55,8 @@ class Settings:
     deadline_s: float = 0.2
     margin: float = 0.1
     sticky_s: float = 1800.0
+    band: Band | None = None
+    band_acts: bool = False
     explore: float = 0.0
 
 
@@ -129,25 +133,41 @@ class LearnedDecider:
         if all(obstacles):
             raise nobody_can(obstacles)
         deployed = self._artifact.get()
-        gain = self._gain(deployed, facts, vector)
-        if gain is None:
+        inputs = self._inputs(deployed, facts, vector)
+        gain = self._gain(deployed, inputs)
+        if inputs is None or gain is None:
             return self._rules.decide_now(facts)
         acts = self._acts(facts)
-        names, reason = able_from(self._wanted(deployed, facts, gain, acts), self._tiers, obstacles)
+        held = self._held.tier(facts) if acts else None
+        names, reason = able_from(self._wanted(deployed, gain, held), self._tiers, obstacles)
         score, version = round(gain, 4), deployed.manifest.version
         if acts and (other := self._explored(facts, names, obstacles)) is not None:
             explored, _ = able_from(other, self._tiers, obstacles)
             return Decision(explored, "explore", score, artifact=version, shadow=names[0])
         if acts:
-            self._held.hold(facts, names[0])
-            return Decision(names, reason, score, artifact=version)
+            band = self._settings.band if held is None else None
+            plan = self._plan(deployed, inputs) if doubtful(facts, self._tiers, gain, band) else None
+            if plan is None or not self._settings.band_acts:
+                self._held.hold(facts, names[0])
+            return Decision(names, reason, score, artifact=version, cascade=plan)
         return replace(self._rules.decide_now(facts), score=score, artifact=version, shadow=names[0])
 
-    def _gain(self, deployed: Deployed, facts: Facts, vector: Vector | None) -> float | None:
+    def _inputs(self, deployed: Deployed, facts: Facts, vector: Vector | None) -> Inputs | None:
         if vector is None or vector.shape != (deployed.stack.dim,):
             self.fell_back["no_vector"] += 1
             return None
-        inputs = Inputs(vector[None].astype(np.float32), features.of_facts(facts)[None])
+        return Inputs(vector[None].astype(np.float32), features.of_facts(facts)[None])
+
+    def _plan(self, deployed: Deployed, inputs: Inputs) -> CascadePlan:
+        """The tokens will say anew how likely the first tier is right; the last tier's chance, and what gain is worth
+        its price, stand as they are."""
+        weak, strong = deployed.stack.predict(inputs)[0].tolist()
+        worth = deployed.policy.threshold
+        return CascadePlan(self._tiers[0].name, 1.0 - weak, scored_by(deployed.manifest), strong - worth)
+
+    def _gain(self, deployed: Deployed, inputs: Inputs | None) -> float | None:
+        if inputs is None:
+            return None
         gain = float(deployed.gain(inputs)[0])
         if not np.isfinite(gain):
             self.fell_back["no_score"] += 1
@@ -168,10 +188,9 @@ class LearnedDecider:
     def _acts(self, facts: Facts) -> bool:
         return self._settings.mode == "on" and rollout_place(facts) < self._settings.rollout
 
-    def _wanted(self, deployed: Deployed, facts: Facts, gain: float, acts: bool) -> int:
+    def _wanted(self, deployed: Deployed, gain: float, held: str | None) -> int:
         """Where a conversation holds a tier, it is left only for a score beyond the margin."""
         threshold = deployed.policy.threshold
-        held = self._held.tier(facts) if acts else None
         places = {tier.name: i for i, tier in enumerate(self._tiers)}
         if held is None or held not in places:
             return wanted_tier(gain, threshold, self._worths)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from models.errors import BadRequest, ContextExceeded, Unsupported
-from router.decision import Decision, Facts
+from router.decision import CascadePlan, Decision, Facts
 from router.rules import BIAS, WEIGHTS, shape
 
 
@@ -65,18 +65,38 @@ def able_from(wanted: int, tiers: Sequence[TierFacts], obstacles: Sequence[str |
     return tuple(tiers[i].name for i in able), reason if able[0] == wanted else obstacles[wanted] or reason
 
 
+Band = tuple[float, float]
+RULES = "rules"
+
+
+def doubtful(facts: Facts, tiers: Sequence[TierFacts], score: float, band: Band | None) -> bool:
+    """Whether the score lies in the band, ends included, and the first tier and a stronger one can answer.
+
+    Not for tools and JSON schemas: an answer forced into a form is sure of its form, whatever it says. Nor for one tier
+    alone: there would be nobody to turn to.
+    """
+    if band is None or not band[0] <= score <= band[1]:
+        return False
+    if facts.tools or facts.tool_results or facts.json_schema:
+        return False
+    able = [tier for tier in tiers if obstacle(tier, facts) is None]
+    return len(able) > 1 and able[0] is tiers[0]
+
+
 class RuleDecider:
-    """`Decider` by prompt shape.
+    """`Decider` by prompt shape. band: scores in it are in doubt, see `doubtful`.
 
     thresholds: tier name to the least score that wants it; the first tier wants nothing. Without any, the last tier
     is wanted from 0.5 up.
     """
 
-    def __init__(self, tiers: Sequence[TierFacts], thresholds: Mapping[str, float] | None = None) -> None:
-        self._tiers = tuple(tiers)
+    def __init__(
+        self, tiers: Sequence[TierFacts], thresholds: Mapping[str, float] | None = None, band: Band | None = None
+    ) -> None:
+        self._tiers, self._band = tuple(tiers), band
         given = dict(thresholds) if thresholds is not None else {self._tiers[-1].name: 0.5}
         self._steps = [(i, given[t.name]) for i, t in enumerate(self._tiers) if t.name in given and i > 0]
-        stamp = json.dumps([[asdict(t) for t in self._tiers], given, BIAS, WEIGHTS], sort_keys=True)
+        stamp = json.dumps([[asdict(t) for t in self._tiers], given, BIAS, WEIGHTS, band], sort_keys=True)
         self._version = "rules-" + hashlib.sha256(stamp.encode()).hexdigest()[:10]
 
     @property
@@ -94,4 +114,6 @@ class RuleDecider:
         score = shape(facts).score
         wanted = max((i for i, least in self._steps if score >= least), default=0)
         names, reason = able_from(wanted, self._tiers, obstacles)
-        return Decision(tiers=names, reason=reason, score=round(score, 4))
+        in_doubt = doubtful(facts, self._tiers, score, self._band)
+        plan = CascadePlan(self._tiers[0].name, score, RULES) if in_doubt else None
+        return Decision(tiers=names, reason=reason, score=round(score, 4), cascade=plan)

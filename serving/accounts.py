@@ -42,9 +42,17 @@ class Spending:
         row.cost_input_nusd, row.cost_cached_input_nusd = cost.input_nusd, cost.cached_input_nusd
         row.cost_cache_write_nusd, row.cost_output_nusd = cost.cache_write_nusd, cost.output_nusd
         row.cost_nusd = cost.total_nusd + row.cost_wasted_nusd
-        row.billed_nusd = 0 if self.tier.owned else row.cost_nusd
+        row.billed_nusd = 0 if self.tier.owned else cost.total_nusd
         row.all_frontier_nusd, row.all_cheapest_nusd = self.tiers.counterfactuals(usage, now)
         return row.cost_nusd
+
+    def waste(self, usage: Usage, backend: str) -> None:
+        """What a call burnt whose answer nobody will see. Of tiers of our own alone: no provider bills it, and another
+        call of the same request is charged beside it."""
+        assert self.tier.owned
+        cost = self.tier.price_of(backend).cost(usage, datetime.datetime.now(datetime.UTC))
+        self.row.cost_wasted_nusd += cost.total_nusd
+        self.row.cost_nusd += cost.total_nusd
 
 
 def fill_usage(row: Row, usage: Usage) -> None:

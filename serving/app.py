@@ -10,18 +10,23 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import aiohttp
+from pydantic import BaseModel
 
+from models.errors import ConfigError
 from models.upstream.openai import make_session
 from router.artifacts import current_version
-from router.decision import Decider
+from router.cascade import Cascade, Heads
+from router.hot import Hot
 from router.policy import RuleDecider
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.backends import build_tiers, tier_facts
 from serving.cache.exact import CacheLimits, ExactCache
 from serving.capacity import Capacity
+from serving.cascade import Cascading
 from serving.config import Config, EngineBackend, MembersBackend
 from serving.deciding import RemoteDecider
 from serving.engine_plan import local_facts, member_facts
@@ -56,28 +61,36 @@ log = logging.getLogger(__name__)
 LeaseCall = Callable[[LeaseRequest], Awaitable[Lease]]
 
 
-def build_decider(config: Config) -> Decider:
+def build_decider(config: Config) -> RuleDecider:
     """The decider of the router deployment, and of a gateway that needs only its version."""
-    return RuleDecider(tier_facts(config), config.routing.thresholds)
+    cascade = config.routing.cascade
+    by_rules = cascade.mode != "off" and config.routing.decider == "rules"
+    return RuleDecider(tier_facts(config), config.routing.thresholds, cascade.band if by_rules else None)
 
 
 def policy_version(config: Config) -> Callable[[], str]:
-    """The version of what decides: the rules' own, the learned router's settings, and the artifact loaded. Looked up at
-    most once a second."""
-    rules = build_decider(config).version
+    """The version of what decides: the rules' own, learned router's and cascade's settings, and the artifacts loaded.
+    Looked up at most once a second."""
+    rules, cascade = build_decider(config).version, config.routing.cascade
     if config.routing.decider == "learned":
-        settings = config.routing.learned.model_dump_json().encode()
-        rules += "+learned-" + hashlib.sha256(settings).hexdigest()[:8]
-    root = config.routing.artifacts
+        rules += f"+learned-{_stamp(config.routing.learned)}"
+    if cascade.mode == "act":
+        rules += f"+cascade-{_stamp(cascade)}"
+    acts = cascade.artifacts if cascade.mode == "act" else None
+    roots = [root for root in (config.routing.artifacts, acts) if root is not None]
     seen: tuple[float, str] = (float("-inf"), "")
 
     def version() -> str:
         nonlocal seen
-        if root is not None and time.monotonic() - seen[0] > ARTIFACT_LOOK_S:
-            seen = (time.monotonic(), current_version(root))
+        if roots and time.monotonic() - seen[0] > ARTIFACT_LOOK_S:
+            seen = (time.monotonic(), "+".join(filter(None, map(current_version, roots))))
         return f"{rules}+{seen[1]}" if seen[1] else rules
 
     return version
+
+
+def _stamp(settings: BaseModel) -> str:
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:8]
 
 
 @dataclass(slots=True)
@@ -149,9 +162,10 @@ async def build_gateway(
     )
     version = policy_version(config)
     semantics = _semantics(config, router)
+    cascade = await asyncio.to_thread(build_cascade, config, metrics)
     text_log = TextLog(config.texts, partial(texts.put, store), metrics) if config.texts.enabled else None
     keep = text_log.keep if text_log is not None else keep_nothing
-    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, keep)
+    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, keep, cascade)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
     capacity = Capacity(config.gateway.max_in_flight, runtime.draining_file)
     door = Admission(table, config.auth_required, allowance, capacity, read_secret(runtime.operator_token_file))
@@ -169,6 +183,20 @@ async def build_gateway(
         tasks.append(asyncio.create_task(text_log.keep_writing(), name="texts"))
     drain_s = config.gateway.drain_s
     return GatewayProcess(app, flights, journal, tiers, cache, session, store, drain_s, tasks, semantics, text_log)
+
+
+def build_cascade(config: Config, metrics: GatewayMetrics) -> Cascading | None:
+    """Raises ConfigError for an artifact that cannot be loaded, or was not trained for so many tokens."""
+    wanted = config.routing.cascade
+    if wanted.mode == "off":
+        return None
+
+    def load(folder: Path | None) -> Cascade:
+        if folder is None:
+            raise ConfigError(f"routing.cascade.artifacts: nothing is current in {wanted.artifacts}; train a cascade")
+        return Heads.load(folder).using(wanted.tokens, wanted.accept_at)
+
+    return Cascading(wanted.mode, wanted.full_answer, Hot(wanted.artifacts, load).get, metrics.cascade_decided)
 
 
 def _semantics(config: Config, router: RouterCalls) -> Semantics | None:

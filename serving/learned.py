@@ -66,7 +66,7 @@ class LearnedRouting:
 
 def open_learned(config: Config, encoder_sha256: str) -> LearnedRouting:
     """Raises ConfigError for an artifact that cannot be loaded or was made with another encoder."""
-    wanted = config.routing.learned
+    wanted, cascade = config.routing.learned, config.routing.cascade
     artifact = HotArtifact(config.routing.artifacts, encoder_sha256)
     facts = tier_facts(config)
     settings = Settings(
@@ -74,6 +74,8 @@ def open_learned(config: Config, encoder_sha256: str) -> LearnedRouting:
         rollout=wanted.rollout,
         margin=wanted.margin,
         sticky_s=wanted.sticky_s,
+        band=cascade.band if cascade.mode != "off" else None,
+        band_acts=cascade.mode == "act",
         explore=wanted.explore,
     )
     rules = RuleDecider(facts, config.routing.thresholds)

@@ -29,6 +29,7 @@ from models.types import Call, Usage
 from router.decision import Decision, Facts, Recalled
 from serving.accounts import Accounts, Spending
 from serving.cache.exact import Entry
+from serving.cascade import Cascading, Gate
 from serving.flights import Flight, Flights
 from serving.job import Answer, Job, Opening, Outcome
 from serving.ledger.row import Status
@@ -59,6 +60,7 @@ class Pipeline:
     memory: Memory
     accounts: Accounts
     keep: Keep = keep_nothing
+    cascade: Cascading | None = None
 
     async def recall(self, job: Job) -> Entry | None:
         """An exact answer to exactly this question, if there is one and the caller takes it."""
@@ -119,15 +121,26 @@ class Pipeline:
             return self._serve(flight, job, decision.serve)
         job.allow_miss()
         wanted, order = self._order(job, decision)
+        gate = self.cascade.gate(job, decision, order) if self.cascade is not None else None
+        by_choice = gate.order(order) if gate is not None else order
+        order = _late_last(by_choice, job)
         failure: FarthingError | None = None
-        for at, tier in enumerate(order):
-            if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
-                failure = failure or WouldBeLate(f"tier '{tier.name}' would not answer within the deadline at its load")
-                continue
+        if (passed_over := by_choice[0]) is not order[0]:
+            failure = WouldBeLate(f"tier '{passed_over.name}' would not answer within the deadline at its load")
+            gate = None
+        for tier in order:
+            trial, gate = gate, None  # of the first alone
             try:
-                return await self._from_tier(flight, job, tier, wanted, failure)
+                outcome = await self._from_tier(flight, job, tier, Way(wanted, failure, trial))
+                if outcome is not None:
+                    return outcome
+                assert trial is not None
+                wanted = trial.next
+                order.append(tier)  # dropped; yet better than no answer, when nobody stronger has one
             except FarthingError as exc:
-                if not (exc.moves_on or isinstance(exc, BudgetExceeded)) or job.target.tier is not None:
+                if not (exc.moves_on or isinstance(exc, BudgetExceeded) or _uncalled_for(trial, exc)):
+                    raise
+                if job.target.tier is not None:
                     raise
                 if failure is None or tier.pool is not None:  # that a tier has no key is no news to the caller
                     failure = exc
@@ -179,36 +192,64 @@ class Pipeline:
         flight: Flight[Opening, Outcome],
         job: Job,
         tier: ServingTier,
-        wanted: ServingTier,
-        failure: FarthingError | None,
-    ) -> Outcome:
+        way: Way,
+    ) -> Outcome | None:
+        """None: the tier's answer was dropped unseen, and another is to be asked."""
         if tier.pool is None:
             raise Unavailable(f"tier '{tier.name}' is configured but has no key; set the one its backends name")
         job.row.attempts += 1
         job.deadline.check()
         reservation = await self.accounts.reserve(job.key, tier, job.asked)
         with self.accounts.spending(job.row, tier, reservation) as spending:
+            call, gate = _call(job), way.gate
             try:
-                reply = await tier.pool.ask(_call(job), model=job.target.model)
+                reply = await tier.pool.ask(gate.call(call) if gate is not None else call, model=job.target.model)
             except (asyncio.CancelledError, DeadlineExceeded):
                 job.row.route, job.row.model = tier.name, job.target.model or tier.models[0]
                 spending.charge(_estimate(job, 0))  # it had been sent: the prompt at least is paid for
                 raise
-            opening = self._opening(job, tier, wanted, failure, reply)
+            if gate is not None and not await self._let_through(job, gate, reply, spending):
+                return None
+            opening = self._opening(job, tier, way, reply)
             job.row.ttft_ms = job.elapsed_ms()
             flight.open(opening)
             if reply.completion is not None:
                 usage = reply.completion.usage or _estimate(job, len(orjson.dumps(reply.completion.body)))
                 return Outcome(opening, usage, spending.charge(usage), body=reply.completion.body)
-            return await self._stream(flight, job, reply, opening, spending)
+            outcome = await self._stream(flight, job, reply, opening, spending)
+            if gate is not None and gate.kept is False:  # in shadow: what is dropped comes not so far
+                job.row.shadow = gate.next.name
+            return outcome
 
-    def _opening(
-        self, job: Job, tier: ServingTier, wanted: ServingTier, failure: FarthingError | None, reply: Reply
-    ) -> Opening:
-        row = job.row
-        if tier is not wanted:
+    async def _let_through(self, job: Job, gate: Gate, reply: Reply, spending: Spending) -> bool:
+        """Hold the answer until its tokens vouch for it. Whatever does not get through has been paid for."""
+        assert reply.chunks is not None
+        through = False
+        try:
+            async with job.deadline.limit():
+                through = await gate.hold(reply.chunks)
+        except (asyncio.CancelledError, DeadlineExceeded):
+            job.row.route, job.row.model, job.row.backend = gate.tier.name, reply.backend.model, reply.backend.name
+            spending.charge(_burnt(job, gate))
+            raise
+        except FarthingError:
+            spending.waste(_burnt(job, gate), reply.backend.name)
+            raise
+        finally:
+            if not through:
+                await reply.chunks.aclose()
+        if gate.verdict is not None and gate.acts:
+            job.row.reason = "cascade_kept" if through else "cascade_dropped"
+        if not through:
+            spending.waste(_burnt(job, gate), reply.backend.name)
+        reply.chunks = gate.passing(reply.chunks)
+        return through
+
+    def _opening(self, job: Job, tier: ServingTier, way: Way, reply: Reply) -> Opening:
+        row, wanted = job.row, way.wanted
+        if tier is not wanted and way.gate is None:
             kind = "degraded" if tier.strength < wanted.strength else "fallback"
-            row.reason = f"{kind}_{_cause(wanted, failure)}"
+            row.reason = f"{kind}_{_cause(wanted, way.failure)}"
         row.route, row.model, row.backend = tier.name, reply.backend.model, reply.backend.name
         return Opening(tier.name, reply.backend.model, row.reason, job.asked.stream)
 
@@ -238,12 +279,33 @@ class Pipeline:
         return text_of(whole) if whole else ""
 
 
-def _in_time(tier: ServingTier, job: Job) -> bool:
-    """Whether an answer of this tier can be expected before the deadline; a tier nobody knows about is tried."""
-    if tier.pool is None:
-        return False
-    expected_s = tier.pool.expected_s()
-    return expected_s is None or expected_s <= job.deadline.remaining_s()
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one tier came to be asked: which one should answer, what failed before, and the gate it must pass."""
+
+    wanted: ServingTier
+    failure: FarthingError | None
+    gate: Gate | None
+
+
+def _late_last(order: list[ServingTier], job: Job) -> list[ServingTier]:
+    """Who would answer after the deadline at the present load comes after all others, if one behind may be in time."""
+    late = [
+        tier
+        for at, tier in enumerate(order)
+        if _is_late(tier, job) and any(_may_be_in_time(other, job) for other in order[at + 1 :])
+    ]
+    return [*(tier for tier in order if tier not in late), *late]
+
+
+def _is_late(tier: ServingTier, job: Job) -> bool:
+    expected_s = tier.pool.expected_s() if tier.pool is not None else None
+    return expected_s is not None and expected_s > job.deadline.remaining_s()
+
+
+def _may_be_in_time(tier: ServingTier, job: Job) -> bool:
+    """A tier nobody knows about may be; one that cannot be asked at all may not."""
+    return tier.pool is not None and tier.pool.may_be_asked() and not _is_late(tier, job)
 
 
 def _call(job: Job) -> Call:
@@ -264,6 +326,16 @@ def _cause(wanted: ServingTier, failure: FarthingError | None) -> str:
     if isinstance(failure, BudgetExceeded):
         return "budget"
     return failure.code if failure is not None else "unknown"
+
+
+def _uncalled_for(trial: Gate | None, error: FarthingError) -> bool:
+    """What a tier objects to that was asked on trial alone is no news to the caller; only time is the same for all."""
+    return trial is not None and not trial.wanted and not isinstance(error, DeadlineExceeded)
+
+
+def _burnt(job: Job, gate: Gate) -> Usage:
+    """What an answer on trial has cost so far: its tokens were counted as they came, its prompt is an estimate."""
+    return gate.usage or Usage(job.asked.prompt_tokens, output_tokens=len(gate.tokens), estimated=True)
 
 
 def _estimate(job: Job, answer_bytes: int) -> Usage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["livesum", "livemax", "mostrecent"]  # of prometheus_client's, those in use here
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+PROBABILITY_BUCKETS = tuple(n / 10 for n in range(1, 10))
 BREAKER_LEVELS = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -69,6 +70,10 @@ class GatewayMetrics:
         self._retries = self._counter("upstream_retries", "Calls asked again", "backend")
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", "livemax", "backend")
         self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
+        self._cascade = self._counter("cascade_decisions", "Small answers on trial, by outcome", "outcome")
+        self._doing = self._histogram(
+            "cascade_probability", "Said of them: that the answer will do", buckets=PROBABILITY_BUCKETS
+        )
         self._journal = self._counter("journal_errors", "Journal lines that could not be written")
         self._texts = self._counter("texts", "Requests whose texts were to be kept, by what became of them", "outcome")
         self._feedback = self._counter("feedback", "What callers said of answers", "route", "reason", "good")
@@ -80,8 +85,8 @@ class GatewayMetrics:
     def _gauge(self, name: str, text: str, mode: Mode, *labels: str) -> Gauge:
         return Gauge(f"farthing_{name}", text, labels, registry=self._registry, multiprocess_mode=mode)
 
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=LATENCY_BUCKETS_S)
+    def _histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = LATENCY_BUCKETS_S) -> Histogram:
+        return Histogram(f"farthing_{name}", text, labels, registry=self._registry, buckets=buckets)
 
     def started(self) -> None:
         self._in_flight.inc()
@@ -123,6 +128,11 @@ class GatewayMetrics:
 
     def router_fell_back(self, cause: str) -> None:
         self._router.labels(cause).inc()
+
+    def cascade_decided(self, outcome: str, probability: float | None) -> None:
+        self._cascade.labels(outcome).inc()
+        if probability is not None:
+            self._doing.observe(probability)
 
     def journal_failed(self) -> None:
         self._journal.inc()
@@ -303,16 +313,23 @@ class EngineMetrics:
             "preemptions": counter("preemptions", "Requests preempted for want of KV blocks"),
             "rejections": counter("rejections", "Requests refused because vLLM's queue was full"),
         }
-        self._told = dict.fromkeys(self._since_start, 0)
+        self._told: dict[tuple[str, str], int] = {}
 
     def observe(self, model: str, load: EngineLoad) -> None:
-        """Take vLLM's figures; those that count since its start are passed on as what came since the last look."""
+        """Take vLLM's figures."""
+        self.observe_all(model, {"": load})
+
+    def observe_all(self, model: str, loads: Mapping[str, EngineLoad]) -> None:
+        """Take the figures of all engines of a model, by what each is called. Those that count since an engine's start
+        are passed on as what came since the last look; one that counts from the beginning has been started anew."""
         for name, gauge in self._now.items():
-            gauge.labels(model).set(getattr(load, name))
+            figures = [getattr(load, name) for load in loads.values()]
+            gauge.labels(model).set(max(figures, default=0.0) if name == "kv_usage" else sum(figures))
         for name, counter in self._since_start.items():
-            total = getattr(load, name)
-            counter.labels(model).inc(total - self._told[name])
-            self._told[name] = total
+            for engine, load in loads.items():
+                total, told = getattr(load, name), self._told.get((engine, name), 0)
+                counter.labels(model).inc(total - told if total >= told else total)
+                self._told[engine, name] = total
 
 
 def read_gpus() -> list[GpuReading]:

@@ -25,7 +25,7 @@ class FittedLinear:
 
     def predict(self, inputs: Inputs) -> Floats:
         margin = (self.scaler.joined(inputs) @ self.weights + self.bias).astype(np.float64)
-        return _sigmoid(margin) if self.logistic else margin
+        return sigmoid(margin) if self.logistic else margin
 
     def arrays(self) -> Arrays:
         return {"mean": self.scaler.mean, "scale": self.scaler.scale, "weights": self.weights, "bias": self.bias}
@@ -65,20 +65,21 @@ class Logistic:
         scaler = Scaler.fit(inputs.features)
         joined = scaler.joined(inputs).astype(np.float64)
         design = np.concatenate([joined, np.ones((len(joined), 1))], axis=1)
-        heads = np.stack([_newton(design, target, self.penalty) for target in labels.correct.T], axis=1)
+        heads = np.stack([fit_logistic(design, target, self.penalty) for target in labels.correct.T], axis=1)
         return FittedLinear(scaler, heads[:-1].astype(np.float32), heads[-1].astype(np.float32), logistic=True)
 
     def restore(self, arrays: Arrays) -> Fitted:
         return _restore(arrays, logistic=True)
 
 
-def _newton(design: Floats, target: Floats, penalty: float) -> Floats:
-    """Weights, the last of them the bias, which is all but free of the penalty."""
+def fit_logistic(design: Floats, target: Floats, penalty: float) -> Floats:
+    """By Newton's method. design: (n, d), its last column ones. Weights, the last of them the bias, which is all but
+    free of the penalty."""
     penalties = np.full(design.shape[1], penalty)
     penalties[-1] = 1e-3
     weights = np.zeros(design.shape[1])
     for _ in range(_NEWTON_STEPS):
-        chance = _sigmoid(design @ weights)
+        chance = sigmoid(design @ weights)
         gradient = design.T @ (chance - target) + penalties * weights
         curvature = (design * (chance * (1 - chance))[:, None]).T @ design + np.diag(penalties)
         step = np.linalg.solve(curvature, gradient)
@@ -88,5 +89,5 @@ def _newton(design: Floats, target: Floats, penalty: float) -> Floats:
     return weights
 
 
-def _sigmoid(margin: Floats) -> Floats:
+def sigmoid(margin: Floats) -> Floats:
     return 0.5 * (1.0 + np.tanh(0.5 * margin))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from models.errors import ConfigError, RequestError
 from router import artifacts
 from router.decision import Facts
-from router.deployed import Deployed
+from router.deployed import Deployed, scored_by
 from router.hot import HotArtifact
 from router.learned import (
     Conversations,
@@ -161,6 +161,32 @@ def test_a_conversation_keeps_its_tier_for_a_score_near_the_threshold(root: Path
     narrow = decider(root, Settings(margin=0.01))
     narrow.decide_with(facts(conversation="c"), vector(3))
     assert narrow.decide_with(facts(conversation="c"), vector(0)).tiers[0] == "small"
+
+
+def test_gains_in_the_band_are_planned_for_the_cascade(root: Path, deployed: Deployed) -> None:
+    made = decider(root, Settings(band=(-1.0, 1.0), band_acts=True))
+    decision = made.decide_with(facts(), vector(3))
+    assert decision.cascade is not None and decision.tiers == ("frontier", "small")
+    assert decision.cascade.tier == "small" and 0.0 <= decision.cascade.score <= 1.0
+    assert decision.cascade.accept_at is not None and decision.score is not None
+    enough = (
+        1.0 - decision.cascade.score >= decision.cascade.accept_at
+    )  # before any token: as the router itself decides
+    assert enough == (decision.score < deployed.policy.threshold)
+    assert decision.cascade.scored_by == scored_by(Deployed.load(root, ENCODER).manifest)
+    assert decider(root, Settings(band=(0.99, 1.0))).decide_with(facts(), vector(3)).cascade is None
+    assert decider(root, Settings(mode="shadow", band=(-1.0, 1.0))).decide_with(facts(), vector(3)).cascade is None
+
+
+def test_a_conversation_is_held_only_by_a_tier_that_is_known_to_answer(root: Path) -> None:
+    acts = decider(root, Settings(margin=2.0, band=(-1.0, 1.0), band_acts=True))
+    acts.decide_with(facts(conversation="c"), vector(3))
+    assert acts.decide_with(facts(conversation="c"), vector(0)).tiers[0] == "small"  # nothing was held
+    watches = decider(root, Settings(margin=2.0, band=(-1.0, 1.0)))
+    first = watches.decide_with(facts(conversation="c"), vector(3))
+    second = watches.decide_with(facts(conversation="c"), vector(0))
+    assert second.tiers[0] == first.tiers[0] == "frontier"  # a shadow moves nothing
+    assert first.cascade is not None and second.cascade is None  # held by now, so no longer in doubt
 
 
 def test_conversations_are_forgotten_in_time() -> None:

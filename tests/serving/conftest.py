@@ -34,6 +34,7 @@ from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.cache.exact import ExactCache
 from serving.capacity import Capacity
+from serving.cascade import Cascading
 from serving.deciding import RemoteDecider
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
@@ -78,6 +79,8 @@ class Setup:
     recall: Callable[[RouterProcess, Path], Awaitable[None]] | None = None  # gives the router a semantic cache
     compare: Any = "none"
     judge: str | None = None
+    cascade: Cascading | None = None  # with the band of the rules' score that it is for
+    band: tuple[float, float] | None = None
     texts: Texts = field(default_factory=Texts)
 
 
@@ -169,7 +172,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
     table = KeyTable(loader(store))
     await table.refresh()
     facts = _facts(tiers)
-    rules = RuleDecider(facts)
+    rules = RuleDecider(facts, band=setup.band)
     router = await _router(setup, rules)
     semantics = Semantics(router, "", {}, setup.compare, setup.judge) if setup.recall is not None else None
 
@@ -185,7 +188,7 @@ async def running(setup: Setup) -> AsyncIterator[Running]:
     stored = StoredAnswers(cache, router if semantics is not None else None, store, admission)
     app = Gateway(
         _settings(setup),
-        Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, text_log.keep),
+        Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, text_log.keep, setup.cascade),
         admission,
         Status(tiers, lambda: rules.version, None, time.time()),
         lambda: rules.version,

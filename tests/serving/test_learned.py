@@ -158,7 +158,7 @@ def test_a_past_request_is_explained() -> None:
         shadow="small",
     )
     text = "\n".join(explain(row))
-    for part in ("frontier (gpt-6.1-sol)", "a stronger tier", "(overloaded)", "+0.310", "would have wanted small"):
+    for part in ("frontier (gpt-6.1-sol)", "a stronger tier", "(overloaded)", "+0.310", "small would have answered"):
         assert part in text
     assert reason("easy").startswith("easy: the score")
     assert reason("never_heard_of") == "never_heard_of"

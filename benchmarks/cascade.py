@@ -1,0 +1,36 @@
+"""Does a small model's confidence in its own words route better than the prompt alone?
+
+    python -m benchmarks.cascade generate --model DIR --name NAME --style chat|shots --out FILE
+    python -m benchmarks.cascade evaluate --small FILE [--strong FILE] [--ratio 20 100] [--png FILE]
+
+`generate` answers the tasks of `cascade_tasks.py` greedily, with every token's probabilities; it goes on where it
+stopped. `evaluate` reads such files, gzip or plain; without `--strong` a model that is always right stands in for it.
+Figures are out of fold, intervals by a bootstrap over prompts, paired. The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import cascade_evaluate, cascade_generate
+from models.errors import FarthingError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cascade", description=(__doc__ or "").split("\n")[0])
+    steps = parser.add_subparsers(required=True, metavar="STEP")
+    for name, module in (("generate", cascade_generate), ("evaluate", cascade_evaluate)):
+        step = steps.add_parser(name, help=(module.__doc__ or "").split("\n")[0])
+        module.add_arguments(step)
+        step.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except FarthingError as exc:
+        print(f"farthing: {exc.message}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
