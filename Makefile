@@ -7,10 +7,10 @@ GPU ?= rtx4090
 ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: help setup serve test check bench fit monitor lock clean
+.PHONY: help setup serve test check bench bench-overhead fit monitor lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: ## virtual environment and pinned dependencies (done by the others as needed)
 	@./tools/setup.sh serve
@@ -33,7 +33,11 @@ check: ## lint, types, import direction, size caps
 	.venv/bin/lint-imports
 	$(PY) tools/caps.py
 
-bench: ## the gateway's overhead: make bench [ARGS='--peer litellm']
+bench: ## what 1,000 requests cost: make bench [ARGS='--zeroeval FILE --out FOLDER']
+	@./tools/setup.sh dev
+	$(PY) -m benchmarks.cost $(ARGS)
+
+bench-overhead: ## the gateway's overhead: make bench-overhead [ARGS='--peer litellm']
 	@./tools/setup.sh dev
 	$(PY) -m benchmarks.overhead $(ARGS)
 

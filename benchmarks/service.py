@@ -6,8 +6,12 @@ import contextlib
 import json
 import subprocess
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,10 @@ import yaml
 from benchmarks.child import ROOT, BenchmarkError, Child, Nursery, free_port, python
 
 START_LIMIT_S = 900.0
+LEDGER_LIMIT_S = 30.0
+KEY_LIMIT_S = 30.0
 TENANT = "benchmark"
-READY = "ready "
+READY = "ready http"  # weights may be "ready in" some folder before
 SCRIPTED_PRICE = {  # of the scripted upstream; not zero, so that the ledger has something to price
     "input_usd_per_mtok": 0.10,
     "output_usd_per_mtok": 0.40,
@@ -51,6 +57,37 @@ class Service:
         report = json.loads(_serving(self.config, "costs", "--since", "1d", "--json"))
         return int(report["total"]["requests"])
 
+    def add_key(self, tenant: str, *options: str) -> str:
+        """A key of its own for a tenant, in force; `options` are those of `serving keys add`. Raises BenchmarkError."""
+        key = _serving(self.config, "keys", "add", "--tenant", tenant, *options).strip()
+        end_s = time.monotonic() + KEY_LIMIT_S
+        while not self._knows(key):
+            if time.monotonic() > end_s:
+                raise BenchmarkError(f"the service does not know a new key after {KEY_LIMIT_S:g} s")
+            time.sleep(0.2)
+        return key
+
+    def _knows(self, key: str) -> bool:
+        asked = urllib.request.Request(f"{self.v1}/models", headers={"authorization": f"Bearer {key}"})
+        try:
+            with urllib.request.urlopen(asked, timeout=KEY_LIMIT_S):
+                return True
+        except urllib.error.HTTPError as exc:
+            if exc.code != HTTPStatus.UNAUTHORIZED:
+                raise BenchmarkError(f"the service answers /v1/models with {exc.code}") from exc
+            return False
+
+    def ledger_rows(self, tenant: str, count: int, limit_s: float = LEDGER_LIMIT_S) -> list[dict[str, Any]]:
+        """A tenant's rows as `serving export` gives them. Raises BenchmarkError when there are not so many in time."""
+        end_s = time.monotonic() + limit_s
+        while True:
+            lines = _serving(self.config, "export", "--tenant", tenant).splitlines()
+            if len(lines) >= count:
+                return [json.loads(line) for line in lines]
+            if time.monotonic() > end_s:
+                raise BenchmarkError(f"the ledger has {len(lines)} rows of '{tenant}', {count} requests were sent")
+            time.sleep(1.0)
+
 
 def configuration(tiers: list[dict[str, Any]], prices: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Everything on that a production service has on: keys, journal, ledger, metrics, cache. One gateway replica."""
@@ -71,7 +108,7 @@ def running(nursery: Nursery, config: Mapping[str, Any], environ: Mapping[str, s
     path.write_text(yaml.safe_dump({**config, "state_dir": str(state)}), encoding="utf-8")
     key = _serving(path, "keys", "add", "--tenant", TENANT).strip()
     with nursery.child("service", python("serving", "run", "--config", str(path)), environ) as child:
-        url = child.wait_for_line(READY, START_LIMIT_S).split()[0]
+        url = "http" + child.wait_for_line(READY, START_LIMIT_S).split()[0]
         yield Service(url, key, path, state, child)
 
 

@@ -10,18 +10,21 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster import config as configs
 from cluster import cost as costs
 from cluster import operate
+from cluster.alarms import Webhook
 from cluster.deck import Deck
 from cluster.errors import ClusterError
 from cluster.exposition import Exposition
 from cluster.members import FILE
 from cluster.offers import query, rank, why_none
 from cluster.plan import make_plan
+from cluster.served import answered_by_day
 from cluster.state import Rental
 from cluster.vast_types import Instance
 from models.errors import FarthingError
@@ -187,7 +190,11 @@ def ssh(args: argparse.Namespace) -> int:
 
 
 def cost(args: argparse.Namespace) -> int:
-    document = costs.report(_deck(args), args.days)
+    deck = _deck(args)
+    answered = None
+    if args.service is not None:
+        answered = answered_by_day(args.service, deck.config.folder / FILE, costs.first_day(deck, args.days))
+    document = costs.report(deck, args.days, answered)
     if args.json:
         print(json.dumps(document, indent=2))
         return 0
@@ -197,13 +204,24 @@ def cost(args: argparse.Namespace) -> int:
     print(
         f"charged ${document['charged_usd']:.3f} (charges lag by hours), difference ${document['difference_usd']:.3f}"
     )
+    by_day = document.get("by_day", {})
     for day, usd in document["spent_usd_by_day"].items():
-        print(f"  {day}  ${usd:.3f} of ${document['budget_usd_per_day']}")
+        print(f"  {day}  ${usd:.3f} of ${document['budget_usd_per_day']}{_served(by_day.get(day))}")
+    if by_day:
+        charged = document["charged_usd_per_1k_requests"]
+        print(f"  all days{_served(document)}" + (f"; by the provider's charges ${charged:.4f}" if charged else ""))
     for row in document["boxes"]:
         print("  " + "  ".join(f"{k}={v}" for k, v in row.items() if v not in (None, {})))
     for row in document["charged_but_unknown_here"]:
         print(f"  charged, not in the state file: contract {row['contract_id']} ${row['charged_usd']:.3f}")
     return 0
+
+
+def _served(counted: dict[str, Any] | None) -> str:
+    if counted is None:
+        return ""
+    rate = counted["usd_per_1k_requests"]
+    return f"  {counted['requests']:,} requests" + ("" if rate is None else f", ${rate:.4f} per 1k")
 
 
 def restart(args: argparse.Namespace) -> int:
@@ -233,13 +251,16 @@ def watch(args: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    alarms = deck.config.alarms
     deck.tell(f"watching '{deck.config.name}' every {deck.config.timing.poll_s:g} s; boxes stay when this stops")
     exposition = None if args.metrics_port is None else Exposition(args.metrics_port)
+    webhook = None if alarms.url is None else Webhook(alarms.url, alarms.timeout_s, deck.tell)
     try:
-        operate.Watcher(deck, stop, exposition).run()
+        operate.Watcher(deck if webhook is None else replace(deck, alarm=webhook), stop, exposition).run()
     finally:
-        if exposition is not None:
-            exposition.close()
+        for part in (exposition, webhook):
+            if part is not None:
+                part.close()
     return 0
 
 

@@ -93,6 +93,13 @@ class Provider(_Frozen):
     spacing: Annotated[float, Field(ge=0)] = 1.0  # of the documented pauses between calls; 0 for a server of one's own
 
 
+class Alarms(_Frozen):
+    """Where `watch` posts what somebody should know at once (`cluster/alarms.py`)."""
+
+    url: Url | None = None
+    timeout_s: PositiveFloat = 5.0
+
+
 class ClusterConfig(_Frozen):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = "default"
     boxes: Annotated[int, Field(ge=1, le=64)] = 1
@@ -110,6 +117,7 @@ class ClusterConfig(_Frozen):
     speed: Speed = Speed()
     timing: Timing = Timing()
     provider: Provider = Provider()
+    alarms: Alarms = Alarms()
     state_dir: Path = Path(".farthing/cluster")
 
     @property

@@ -1,17 +1,29 @@
-"""What the cluster has cost: by our own count, by day, and held against what the provider charged."""
+"""What the cluster has cost: by our own count, by day, for a thousand requests, and held against what the provider
+charged."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.deck import Deck
+from cluster.state import day_of
 
 DAY_S = 86_400.0
 TOLERANCE_USD = 0.01  # the provider rounds each contract to a tenth of a cent, and lags
 
 
-def report(deck: Deck, days: int) -> dict[str, Any]:
-    """Reads only. `difference_usd` is what the provider charged more than we counted: bandwidth, mostly."""
+def first_day(deck: Deck, days: int) -> str:
+    """Of the UTC days that a report over so many days covers, today included."""
+    return day_of(deck.now_s() - (days - 1) * DAY_S)
+
+
+def report(deck: Deck, days: int, answered: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Reads only. `difference_usd` is what the provider charged more than we counted: bandwidth, mostly.
+
+    `answered` is how many requests the boxes answered by UTC day, where a service was asked; without it, nothing is
+    said of a thousand requests.
+    """
     standing = [i for i in deck.client.instances() if i.label.startswith(deck.config.label_prefix)]
     state, now_s = deck.store.state, deck.now_s()
     from_s = now_s - days * DAY_S
@@ -46,10 +58,36 @@ def report(deck: Deck, days: int) -> dict[str, Any]:
         "difference_usd": round(charged - accrued, 4),
         "reconciled": abs(charged - accrued) <= max(TOLERANCE_USD, 0.02 * accrued),
         "spent_usd_by_day": {day: round(usd, 4) for day, usd in sorted(state.spent_usd_by_day.items())},
+        **({} if answered is None else _per_1k(state.spent_usd_by_day, answered, first_day(deck, days), charged)),
         "budget_usd_per_day": deck.config.budget_usd_per_day,
         "boxes": rows,
         "charged_but_unknown_here": unknown,
     }
+
+
+def _per_1k(
+    spent_usd: Mapping[str, float], answered: Mapping[str, int], first: str, charged_usd: float
+) -> dict[str, Any]:
+    """Whole UTC days: what was paid while nobody asked is part of the price."""
+    days = sorted(day for day in {*spent_usd, *answered} if day >= first)
+    total, usd = sum(answered.get(day, 0) for day in days), sum(spent_usd.get(day, 0.0) for day in days)
+    return {
+        "requests": total,
+        "usd_per_1k_requests": _rate(usd, total),
+        "charged_usd_per_1k_requests": _rate(charged_usd, total),
+        "by_day": {
+            day: {
+                "usd": round(spent_usd.get(day, 0.0), 4),
+                "requests": answered.get(day, 0),
+                "usd_per_1k_requests": _rate(spent_usd.get(day, 0.0), answered.get(day, 0)),
+            }
+            for day in days
+        },
+    }
+
+
+def _rate(usd: float, requests: int) -> float | None:
+    return round(1000 * usd / requests, 4) if requests else None
 
 
 def _since_last_look(until_s: float, usd_per_hour: float, now_s: float) -> float:

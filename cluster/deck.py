@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cluster.alarms import Alarm, Event, silent
 from cluster.box_client import Address
 from cluster.config import ClusterConfig
 from cluster.members import FILE, Member, publish
@@ -26,6 +27,7 @@ class Deck:
     store: Store
     vault: Vault
     tell: Tell
+    alarm: Callable[[Alarm], None] = silent
 
     def now_s(self) -> float:
         return self.client.now_s()
@@ -46,6 +48,14 @@ class Deck:
         """A box that did not come up, or not well enough: its machine is avoided for a day."""
         self.store.state.failures += 1
         self.end(rental, reason, "network")
+
+    def raise_alarm(self, event: Event, text: str, rental: Rental | None = None) -> None:
+        name, now_s = self.config.name, self.now_s()
+        if rental is None:
+            self.alarm(Alarm(event, name, text, now_s))
+        else:
+            text = f"slot {rental.slot}: {text}"
+            self.alarm(Alarm(event, name, text, now_s, rental.slot, rental.gpu, rental.contract_id))
 
     def publish(self) -> None:
         """Let the gateway know who serves."""

@@ -12,7 +12,7 @@ from cluster.deck import Deck
 from cluster.errors import BoxFailed, BudgetReached, NoCredit, NothingWithin, ProviderError, SearchQuota
 from cluster.keeping import advance, unwell
 from cluster.renting import EPSILON_USD, rate_usd_per_hour, rent, settle_intents
-from cluster.state import Rental
+from cluster.state import Phase, Rental
 from cluster.vast_types import Instance
 
 LEAVE_BEFORE_END_S = 900.0  # a host that ends the contract is left this long before
@@ -37,7 +37,9 @@ class Fleet:
         by_contract = {i.contract_id: i for i in listed}
         for rental in deck.store.state.live:
             if rental.contract_id is not None:
+                before = rental.phase
                 self._look(rental, by_contract.get(rental.contract_id))
+                self._tell_change(rental, before)
         self._sweep(listed)
         self._hold_budget()
         if self.closing:
@@ -73,6 +75,18 @@ class Fleet:
             advance(deck, rental, instance)
         elif rental.serves:
             unwell(deck, rental, f"its instance is '{instance.status}'")
+
+    def _tell_change(self, rental: Rental, before: Phase) -> None:
+        """What one look did to a box, for those who want to be told."""
+        if rental.phase == before:
+            return
+        if rental.phase == "ready":
+            before_it = [r for r in self.deck.store.state.rentals if r.slot == rental.slot and r is not rental]
+            again = any(r.tokens_per_s is not None for r in before_it)  # measured, so it served
+            speed = f"{rental.gpu} serves, {rental.tokens_per_s or 0:.0f} tokens/s"
+            self.deck.raise_alarm("box_replaced" if again else "box_ready", speed, rental)
+        elif rental.phase in ("ending", "ended") and before in ("rented", "joined", "ready"):
+            self.deck.raise_alarm("box_lost" if before == "ready" else "box_failed", rental.reason, rental)
 
     def _second_look(self, rental: Rental) -> Instance | None:
         """One listing may miss an instance. Gone is what is missing twice, for a while, and asked for by number."""
@@ -132,10 +146,14 @@ class Fleet:
         deck = self.deck
         spent = deck.store.state.spent_today_usd(deck.now_s())
         soon = rate_usd_per_hour(deck) * (deck.config.timing.poll_s + BUDGET_MARGIN_S) / 3600
-        if spent + soon >= deck.config.budget_usd_per_day:
-            for rental in deck.store.state.live:
-                if rental.phase not in ("intent", "ending"):
-                    deck.end(rental, f"budget: ${spent:.2f} spent today")
+        if spent + soon < deck.config.budget_usd_per_day:
+            return
+        over = [rental for rental in deck.store.state.live if rental.phase not in ("intent", "ending")]
+        for rental in over:
+            deck.end(rental, f"budget: ${spent:.2f} spent today")
+        if over:
+            budget = f"${spent:.2f} of ${deck.config.budget_usd_per_day} spent today: {len(over)} boxes end"
+            deck.raise_alarm("budget_reached", budget)
 
     def _close(self) -> None:
         for rental in self.deck.store.state.live:
@@ -147,6 +165,7 @@ class Fleet:
     def _leave(self, rental: Rental, reason: str) -> None:
         rental.enter("leaving", self.deck.now_s(), reason)
         self.deck.tell(f"slot {rental.slot}: {reason}; finishing its requests")
+        self.deck.raise_alarm("box_left", reason, rental)
 
     def _end_leaving(self) -> None:
         deck, now_s = self.deck, self.deck.now_s()

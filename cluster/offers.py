@@ -33,10 +33,10 @@ MB = 1 << 20
 CUDA_RESERVE = 0.975  # of a card's label; what CUDA reports is a little less (a 4090: 23.5 of 24 GiB)
 # The makers' figures (memory GB/s, FP32 TFLOPS, as offers state them), to scale from the GPU of a rate card.
 REFERENCE = {
-    "RTX 3090": (936.0, 35.6),
-    "RTX 4090": (1008.0, 82.6),
-    "L40S": (864.0, 91.6),
-    "H100": (3350.0, 67.0),
+    "rtx3090": (936.0, 35.6),
+    "rtx4090": (1008.0, 82.6),
+    "l40s": (864.0, 91.6),
+    "h100": (3350.0, 67.0),
 }
 
 
@@ -147,13 +147,20 @@ def speed_on(profile: Profile, offer: Offer) -> Speed | None:
     if card is None:
         return None
     prefill, decode = float(card.prefill_tokens_per_s), float(card.decode_tokens_per_s)
-    measured_on = next((gpu for gpu in REFERENCE if re.search(rf"\b{gpu}\b", card.source)), None)
-    if measured_on is None or measured_on == offer.gpu_name or not (offer.memory_gb_per_s and offer.tflops):
+    reference = REFERENCE.get(card.gpu or "")
+    if reference is None or card.gpu == _known(offer.gpu_name) or not (offer.memory_gb_per_s and offer.tflops):
         return Speed(prefill, decode, f"rate card of {card.as_of}")
-    bandwidth, tflops = REFERENCE[measured_on]
-    basis = f"rate card of {card.as_of} for a {measured_on}, scaled by bandwidth and TFLOPS"
+    bandwidth, tflops = reference
+    basis = f"rate card of {card.as_of} for one {card.gpu}, scaled by bandwidth and TFLOPS"
     scale_prefill, scale_decode = offer.tflops / offer.num_gpus / tflops, offer.memory_gb_per_s / bandwidth
     return Speed(prefill * scale_prefill, decode * scale_decode, basis)
+
+
+def _known(gpu_name: str) -> str | None:
+    try:
+        return gpu_named(gpu_name).name
+    except ConfigError:
+        return None
 
 
 def rank(offers: Iterable[Offer], config: ClusterConfig, profile: Profile) -> list[Candidate]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.box_client import NotAdmitted, NotReachable
 from cluster.config import ClusterConfig
@@ -39,6 +39,7 @@ DOWN_LIMIT_S = 900.0
 REBOOT_S = 120.0  # until a restarted container's door is expected to have gone down
 CLEAN_LOOKS = 2  # listings in a row without anything of ours
 SKEW_TOLD_S = 60.0
+SAME_TROUBLE_S = 3600.0
 
 
 def open_deck(config: ClusterConfig, tell: Tell) -> Deck:
@@ -148,17 +149,26 @@ class Watcher:
     deck: Deck
     stop: threading.Event
     exposition: Exposition | None = None
+    _alarmed_s: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
         said = ""
         while not self.stop.is_set():
             trouble = self._look()
-            if trouble and trouble != said:
-                self.deck.tell(trouble)
-            said = trouble
+            if trouble is not None and trouble.message != said:
+                self.deck.tell(trouble.message)
+                self._alarm(trouble)
+            said = "" if trouble is None else trouble.message
             self.stop.wait(self.deck.config.timing.poll_s)
 
-    def _look(self) -> str:
+    def _alarm(self, trouble: ClusterError) -> None:
+        """Each kind once in a while: what cannot be had is tried again every few minutes, and fails again."""
+        now_s = time.monotonic()
+        if now_s - self._alarmed_s.get(trouble.code, float("-inf")) >= SAME_TROUBLE_S:
+            self._alarmed_s[trouble.code] = now_s
+            self.deck.raise_alarm("trouble", trouble.message)
+
+    def _look(self) -> ClusterError | None:
         """One tick; what stood in its way."""
         deck = self.deck
         try:
@@ -169,10 +179,10 @@ class Watcher:
                 if self.exposition is not None:
                     self.exposition.text = render(samples(deck.config, deck.store.state, listed, deck.now_s()))
         except Busy:
-            return ""  # `up` or `down` is at work
+            return None  # `up` or `down` is at work
         except ClusterError as error:
-            return error.message
-        return ""
+            return error
+        return None
 
 
 def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -39,6 +39,21 @@ class MemberHealth:
     breaker: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """One call, and where it is told how long it took."""
+
+    pace: Pace
+    began_s: float
+    load: int
+
+    def whole(self) -> None:
+        self.pace.answered(time.monotonic() - self.began_s, self.load)
+
+    def given_up(self) -> None:
+        self.pace.given_up(time.monotonic() - self.began_s, self.load)
+
+
 @dataclass(slots=True, eq=False)
 class _Member:
     backend: Backend
@@ -47,12 +62,10 @@ class _Member:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     pace: Pace = field(default_factory=Pace)
 
-    def began(self) -> Callable[[], None]:
-        """Returns what to call when the answer is whole."""
+    def began(self) -> _Timed:
         self.in_flight += 1
         self.idle.clear()
-        began_s, load = time.monotonic(), self.in_flight
-        return lambda: self.pace.answered(time.monotonic() - began_s, load)
+        return _Timed(self.pace, time.monotonic(), self.in_flight)
 
     def ended(self) -> None:
         self.in_flight -= 1
@@ -114,9 +127,13 @@ class Pool:
                 self._observer.retried(member.backend.name, attempt, wait_s)
                 await asyncio.sleep(wait_s)
 
-    def expected_s(self, model: str | None = None) -> float | None:
+    def may_be_asked(self) -> bool:
+        """Whether any backend is there and not left alone."""
+        return any(m.breaker.allows() for m in self._members)
+
+    def expected_s(self) -> float | None:
         """Seconds until a request sent now would be answered, by the least busy backend. None: nobody knows yet."""
-        able = [m for m in self._able(model) if m.breaker.allows()]
+        able = [m for m in self._members if m.breaker.allows()]
         if not able:
             return None
         next_one = min(able, key=lambda m: m.in_flight)
@@ -143,25 +160,27 @@ class Pool:
 
     async def _attempt(self, member: _Member, call: Call, attempt: int) -> Reply:
         member.breaker.began()
-        whole = member.began()
+        timed = member.began()
         handed_over = False
         try:
             if not call.stream:
                 async with asyncio.timeout(call.deadline.remaining_s()):
                     completion = await member.backend.complete(call)
                 member.breaker.succeeded()
-                whole()
+                timed.whole()
                 return Reply(member.backend, attempt, completion=completion)
             chunks = member.backend.stream(call)
             first = await self._until_content(chunks, call)
             member.breaker.succeeded()
             handed_over = True
-            return Reply(member.backend, attempt, chunks=self._rest(member, chunks, first, call, whole))
+            return Reply(member.backend, attempt, chunks=self._rest(member, chunks, first, call, timed))
         except TimeoutError as exc:
             member.breaker.abandoned()
+            timed.given_up()
             raise DeadlineExceeded("the deadline passed before an answer came; raise farthing.deadline_ms") from exc
         except DeadlineExceeded:
             member.breaker.abandoned()
+            timed.given_up()
             raise
         except FarthingError as exc:
             member.breaker.failed(exc)
@@ -193,7 +212,7 @@ class Pool:
         chunks: AsyncGenerator[Chunk, None],
         first: list[Chunk],
         call: Call,
-        whole: Callable[[], None],
+        timed: _Timed,
     ) -> AsyncGenerator[Chunk, None]:
         try:
             async with aclosing(chunks):
@@ -202,10 +221,12 @@ class Pool:
                 async for chunk in chunks:
                     call.deadline.check()
                     yield chunk
-            whole()
+            timed.whole()
         except FarthingError as exc:
             self._observer.upstream_error(member.backend.name, exc)
-            if not isinstance(exc, DeadlineExceeded):
+            if isinstance(exc, DeadlineExceeded):
+                timed.given_up()
+            else:
                 member.breaker.failed(exc)
             raise
         finally:

@@ -119,9 +119,11 @@ class RateCard(_Dated):
     """The price of a token on hardware paid by the hour, at full load: hourly price over measured throughput.
 
     A request pays for the seconds its tokens take; the hours in which nothing ran are a line of their own elsewhere. A
-    token found in the prefix cache takes no time worth billing, hence 0 unless stated.
+    token found in the prefix cache takes no time worth billing, hence 0 unless stated. `gpu` is the card that has these
+    speeds, by its name in `models/local/gpus.py`; None for a CPU, or where nobody said.
     """
 
+    gpu: str | None = None
     usd_per_hour: Decimal = Field(ge=0, allow_inf_nan=False)
     prefill_tokens_per_s: Decimal = Field(gt=0, allow_inf_nan=False)
     decode_tokens_per_s: Decimal = Field(gt=0, allow_inf_nan=False)

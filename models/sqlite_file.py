@@ -1,4 +1,5 @@
-"""A private SQLite file (WAL) of one program and one format: opened, refused, set aside. Synchronous, for one thread.
+"""A private SQLite file (WAL) of one program and one format: opened, refused, set aside. Synchronous, for one thread,
+and under a lock of the caller's: of two processes that find damage, the second would set aside what the first began.
 
 A kill at any moment leaves a valid file; what is deleted is overwritten. Knows no table: the schema is the caller's.
 """

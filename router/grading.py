@@ -16,11 +16,13 @@ from typing import Any, Final
 from models.errors import ConfigError
 
 TOLERANCE: Final = Fraction(1, 1_000_000)
+MAX_DIGITS: Final = 1_000  # of a number; a model that repeats itself writes longer ones, which Python refuses to read
 
 _ANSWER_FIELD = re.compile(r'"answer"\s*:\s*("(?:[^"\\]|\\.)*"|[^,}\n]+)', re.IGNORECASE)
 _ANSWER_LINE = re.compile(r"answer\s*(?:is|:|=)\s*\**\s*([^\n]+)", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+(?:\.\d+)?)?")
+_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1},}}")
 _MIXED = re.compile(r"(-?)(\d+)\s+(\d+)/(\d+)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 _HOURS = re.compile(r"(?<!\d)(\d{1,2}):00(?!\d)")
@@ -94,6 +96,8 @@ def value_of(text: str, *, last: bool = False) -> Fraction | None:
     plain = _LATEX_FRACTION.sub(r"(\1)/(\2)", text.rpartition("=")[2])
     plain = _HOURS.sub(r"\1", _THOUSANDS.sub("", plain)).replace("\\!", "").replace("−", "-")
     plain = re.sub(r"[()${}\\°%]", "", plain)
+    if _DIGITS.search(plain):
+        return None
     if mixed := _MIXED.search(plain):
         sign, whole, over, under = mixed.groups()
         if int(under):

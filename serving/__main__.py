@@ -1,4 +1,4 @@
-"""The service: `python -m serving run | keys | costs | explain | export | label | ledger | cache | forget`."""
+"""The service: `python -m serving run | node | keys | costs | explain | export | label | ledger | cache | forget`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 from models.errors import ConfigError, FarthingError
-from serving.config import Config, load
+from serving import node as node_module
+from serving.config import Config, load, parsed
 from serving.label.arguments import add_arguments as label_arguments
 
 DEFAULT_CONFIG = Path("configs/default.yaml")
 MAX_PORT = 65535
+NODE = "Run this machine as a node of a Ray cluster, in the foreground, until Ctrl-C (docs/cluster.md, topology 3)."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +39,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", "serve in the foreground until Ctrl-C or SIGTERM")
     run.add_argument("--port", type=int, help="instead of listen.port")
+    run.add_argument("--ray-address", metavar="ADDRESS", help="instead of ray.address: the cluster to run on")
     run.set_defaults(command=_run)
+    node = commands.add_parser("node", help="make this machine a node of a Ray cluster", description=NODE)
+    node_module.add_arguments(node)
+    node.set_defaults(command=node_module.become_node)
     _mount(command("keys", "add, list and revoke API keys"), "serving.ledger.keys_cli")
     _mount(command("costs", "what requests cost, by route, and beside the alternatives"), "serving.ledger.costs")
     _mount(command("explain", "why a past request went where it went"), "serving.ledger.explain")
@@ -95,6 +101,9 @@ def _run(arguments: argparse.Namespace) -> int:
     config = load(arguments.config)
     if arguments.port is not None:
         config = _with_port(config, arguments.port)
+    if arguments.ray_address is not None:
+        cluster = {**config.ray.model_dump(), "address": arguments.ray_address}
+        config = parsed({**config.model_dump(), "ray": cluster}, source="--ray-address")
     check_prices(config)
     return run(config, say)
 
@@ -103,7 +112,7 @@ def _with_port(config: Config, port: int) -> Config:
     if not 1 <= port <= MAX_PORT:
         raise ConfigError(f"--port {port}: ports are 1 to {MAX_PORT}")
     listen = {**config.listen.model_dump(), "port": port}
-    return Config.model_validate({**config.model_dump(), "listen": listen})
+    return parsed({**config.model_dump(), "listen": listen}, source="--port")
 
 
 def _cache(arguments: argparse.Namespace) -> int:

@@ -11,24 +11,29 @@ from models.local.gpus import detect_gpu
 from serving.config import Config
 from serving.deployments import Engine, Gateway, Ledger, Router
 from serving.engine_plan import EnginePlan
-from serving.runtime import Runtime, engine_prefix
+from serving.runtime import Runtime, engine_prefix, read_secret
 
 ROUTER_GPU_SHARE = 0.1  # for encoder and index; Ray hides the GPU from what reserves none of it
+AT_HOME = 0.001  # of the resource that Ray gives each node by its address
 QUEUE_SPARE = 16  # above vLLM's own admission limit, so that vLLM says "full" and not Ray
 
 
-def applications(config: Config, runtime: Runtime, plan: EnginePlan | None) -> list[tuple[str, str, Any]]:
-    """(name, route prefix, application) of everything to run. The gateway comes first: it serves while vLLM loads."""
-    found = [("gateway", "/", _gateway(config, runtime, detect_gpu() is not None))]
+def applications(config: Config, runtime: Runtime, plan: EnginePlan | None, home: str) -> list[tuple[str, str, Any]]:
+    """(name, route prefix, application) of everything to run. The gateway comes first: it serves while vLLM loads.
+
+    `home` is the address of the node where all but the engines must be: their files are there.
+    """
+    found = [("gateway", "/", _gateway(config, runtime, detect_gpu() is not None, {f"node:{home}": AT_HOME}))]
     if plan is not None:
         found.append(("engine", engine_prefix(plan.tier), _engine(runtime, plan)))
     return found
 
 
-def _gateway(config: Config, runtime: Runtime, on_gpu: bool) -> Any:
-    light = {"ray_actor_options": {"num_cpus": 0.1}}
+def _gateway(config: Config, runtime: Runtime, on_gpu: bool, at_home: dict[str, float]) -> Any:
+    light: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.1, "resources": at_home}}
     # One replica, whatever the gateway has: the stored answers have one owner.
-    sees = {"num_cpus": 0.1, "num_gpus": ROUTER_GPU_SHARE if config.embeds and on_gpu else 0}
+    share = ROUTER_GPU_SHARE if config.embeds and on_gpu else 0
+    sees = {"num_cpus": 0.1, "num_gpus": share, "resources": at_home}
     router = serve.deployment(Router, max_ongoing_requests=256, health_check_timeout_s=60, ray_actor_options=sees).bind(
         config, runtime
     )
@@ -49,7 +54,7 @@ def _gateway(config: Config, runtime: Runtime, on_gpu: bool) -> Any:
 def _engine(runtime: Runtime, plan: EnginePlan) -> Any:
     options: dict[str, Any] = {"num_cpus": 0.1, "num_gpus": plan.gpus}
     threads = max(1, (os.cpu_count() or 1) - 1)
-    if not plan.gpus:
+    if not plan.gpus and not runtime.clustered:  # nodes differ: there vLLM finds its cores by itself
         options["runtime_env"] = {"env_vars": {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads}"}}
     deployment = serve.deployment(
         serve.ingress()(Engine),
@@ -60,5 +65,8 @@ def _engine(runtime: Runtime, plan: EnginePlan) -> Any:
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=30,
         ray_actor_options=options,
+        # On CPUs an engine takes the whole machine. GPUs are counted by Ray.
+        **({"max_replicas_per_node": 1} if runtime.clustered and not plan.gpus else {}),
     )
-    return deployment.bind(list(plan.flags), runtime, plan.tier, plan.model)
+    token = read_secret(runtime.engine_token_file) if runtime.clustered else None
+    return deployment.bind(list(plan.flags), runtime, plan.tier, plan.model, token)

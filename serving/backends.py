@@ -1,12 +1,14 @@
 """From the configured tiers to pools of backends with their prices. Part of the composition root.
 
-Knows each kind of backend: an engine of this instance, a hosted model over HTTP, rented boxes listed in a file.
+Knows each kind of backend: an engine of this node, a hosted model over HTTP, boxes or engines elsewhere listed in a
+file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 
@@ -26,6 +28,8 @@ from serving.members import Members
 from serving.runtime import KeyFile, Runtime
 from serving.telemetry import GatewayMetrics
 from serving.tiers import ServingTier, Tiers
+
+Configured = EngineBackend | HttpBackend | MembersBackend
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,10 @@ def build_tiers(
     for strength, tier in enumerate(config.tiers):
         kinds = list(_kinds(tier, book, local))
         backends = [b for i in range(len(kinds)) if (b := _backend(tier, i, runtime, session, local)) is not None]
-        listed = [backend for backend in tier.backends if isinstance(backend, MembersBackend)]
+        listed = [file for backend in tier.backends if (file := _members_file(backend, runtime)) is not None]
         pool = Pool(tier.name, backends, retry, breaker, metrics) if backends or listed else None
         if pool is not None:
-            members += [Members(pool, b.file, k.capabilities, session) for b, k in zip(listed, kinds, strict=False)]
+            members += [Members(pool, f, k.capabilities, session) for f, k in zip(listed, kinds, strict=False)]
         found.append(
             ServingTier(
                 name=tier.name,
@@ -119,12 +123,19 @@ def _together(each: Iterator[Capabilities]) -> Capabilities:
     )
 
 
+def _members_file(backend: Configured, runtime: Runtime) -> Path | None:
+    """Where its members are listed, if they come and go: boxes, and engines on the nodes of a cluster."""
+    if isinstance(backend, MembersBackend):
+        return backend.file
+    return runtime.engines_file if isinstance(backend, EngineBackend) and runtime.clustered else None
+
+
 def _backend(
     tier: Tier, index: int, runtime: Runtime, session: aiohttp.ClientSession, local: LocalFacts | None
 ) -> Backend | None:
     """None when the backend's key is not there, or its members are told by a file."""
     backend, name = tier.backends[index], f"{tier.name}/{index}"
-    if isinstance(backend, MembersBackend):
+    if _members_file(backend, runtime) is not None or isinstance(backend, MembersBackend):
         return None
     if isinstance(backend, EngineBackend):
         assert local is not None

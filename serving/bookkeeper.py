@@ -18,6 +18,7 @@ from aiohttp import web
 from models.errors import StartError
 from serving import members
 from serving.config import Config, MembersBackend, Tier
+from serving.elsewhere import Elsewhere, listing_files
 from serving.engine_plan import local_facts, local_tier, member_facts
 from serving.ledger import texts
 from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
@@ -49,6 +50,7 @@ class Bookkeeper:
         self._passed_s = time.monotonic()
         self._started_ms = epoch_ms()
         self._boxes: dict[str, int] = {}  # since when
+        self._elsewhere = Elsewhere(listing_files(config, runtime))
 
     async def start(self) -> None:
         self._writer, self._store, self._grants = await self._in_thread(self._open)
@@ -116,6 +118,7 @@ class Bookkeeper:
                 await asyncio.to_thread(forget_dead, self._runtime.metrics)
                 for reading in await asyncio.to_thread(read_gpus):
                     self._metrics.gpu(reading)
+                await self._elsewhere.look()
                 days = self._config.ledger.retention_days
                 if days is not None and time.monotonic() - retained_s > RETAIN_EVERY_S:
                     await self._in_thread(self._writer.retain, days)

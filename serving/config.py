@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from models.errors import ConfigError
 from models.prices import PriceOverride
+from serving.config_routing import Routing
 from serving.texts.settings import Texts
 
 RESERVED_NAMES = frozenset({"auto", "cache"})
@@ -138,46 +139,6 @@ class Tier(_Frozen):
         return self
 
 
-class Learned(_Frozen):
-    """The learned router (docs/learned-routing.md). `shadow`: it decides and is recorded, the rules act."""
-
-    mode: Literal["shadow", "act"] = "shadow"
-    rollout: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of conversations it acts on
-    margin: Annotated[float, Field(ge=0)] = 0.1  # beyond the threshold, for a conversation to change its tier
-    sticky_s: Annotated[float, Field(ge=0)] = 1800.0
-    explore: Annotated[float, Field(ge=0, le=0.05)] = 0.0  # share answered by another tier than the wanted one
-    strengths: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None  # tier -> part of the gap it closes
-
-
-class Cascade(_Frozen):
-    """The first tier begins to answer what is in doubt (docs/cascade.md). `shadow`: judged, counted, never dropped."""
-
-    mode: Literal["off", "shadow", "act"] = "off"
-    tokens: Positive = 16
-    band: tuple[float, float] = (0.0, 1.0)  # of the router's score, ends included
-    accept_at: Annotated[float, Field(ge=0, le=1)] | None = None  # None: by the learned router's threshold
-    full_answer: bool = False  # judge unary answers when they are whole
-    artifacts: Path | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.mode != "off" and self.artifacts is None:
-            raise ValueError("artifacts: name the folder that `python -m router train-cascade --out` wrote")
-        if self.band[0] > self.band[1]:
-            raise ValueError("band: the lower end comes first")
-        return self
-
-
-class Routing(_Frozen):
-    decider: Literal["rules", "learned"] = "rules"
-    learned: Learned = Learned()
-    cascade: Cascade = Cascade()
-    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
-    default_tier: str | None = None  # when the router fails or is late; the first tier if not set
-    deadline_ms: Positive = 200
-    artifacts: Path | None = None
-
-
 class ExactCache(_Frozen):
     enabled: bool = True
     ttl_s: Positive = 86_400
@@ -272,6 +233,13 @@ class Budget(_Frozen):
     frontier_usd_per_day: Usd | None = None
 
 
+class RayCluster(_Frozen):
+    """A cluster that `python -m serving node` started; without an address the service brings its own, on loopback."""
+
+    address: str | None = None
+    token_file: Path = Path(".farthing/ray.token")
+
+
 class Serve(_Frozen):
     haproxy: bool | None = None  # None: when its wheel is there
     engine_start_s: Positive = 900
@@ -294,10 +262,16 @@ class Config(_Frozen):
     texts: Texts = Texts()
     budget: Budget = Budget()
     serve: Serve = Serve()
+    ray: RayCluster = RayCluster()
+
+    @property
+    def private(self) -> bool:
+        """Whether only this machine can reach it: in a cluster of nodes each replica has a port on the network."""
+        return self.listen.loopback and self.ray.address is None
 
     @property
     def auth_required(self) -> bool:
-        return self.auth.required if self.auth.required is not None else not self.listen.loopback
+        return self.auth.required if self.auth.required is not None else not self.private
 
     @property
     def embeds(self) -> bool:
@@ -338,9 +312,10 @@ class Config(_Frozen):
                 raise ValueError(f"aliases.{alias}: '{target}' is neither a tier, a model of a backend, nor 'auto'")
             if alias in known or alias in RESERVED_NAMES:
                 raise ValueError(f"aliases.{alias}: the name is taken by a tier")
-        if not self.listen.loopback and self.auth.required is False:
+        if not self.private and self.auth.required is False:
             raise ValueError(
-                "auth.required: keys cannot be turned off on an address others can reach; listen on 127.0.0.1"
+                "auth.required: keys cannot be turned off where others can reach the service; listen on 127.0.0.1, "
+                "without ray.address"
             )
         if self.listen.admin_port == self.listen.port:
             raise ValueError("listen.admin_port: the service itself listens there; choose another")
@@ -357,6 +332,11 @@ def parse(text: str, *, source: str = "config") -> Config:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected a mapping with at least 'tiers'")
+    return parsed(data, source=source)
+
+
+def parsed(data: dict[str, Any], *, source: str) -> Config:
+    """A configuration from plain values. Raises ConfigError."""
     try:
         return Config.model_validate(data)
     except ValidationError as exc:

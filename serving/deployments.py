@@ -28,19 +28,24 @@ GC_YOUNG_OBJECTS = 20_000
 
 
 def bind_to_node() -> None:
-    """Let this replica's own gRPC port listen on the node's address: loopback, unless nodes form a cluster.
+    """Let this replica's own ports listen on the node's address: loopback, unless nodes form a cluster.
 
-    Ray Serve 2.60 opens it on every interface, asks nobody for a token and unpickles what comes: whoever reaches the
-    port runs code here. It offers no setting; a replica's constructor is the last moment before the port is opened.
+    Ray Serve 2.60 opens the gRPC port on every interface, asks nobody for a token and unpickles what comes: whoever
+    reaches the port runs code here. The HTTP port it opens where the proxy listens, which is one address for all nodes.
+    It offers no setting; a replica's constructor is the last moment before the ports are opened.
     """
-    add_port = ray_replica.add_port_to_grpc_server
+    add_port, start_http = ray_replica.add_port_to_grpc_server, ray_replica.start_asgi_http_server
+    host = ray.util.get_node_ip_address()
 
     def add_port_of_node(server: Any, address: str) -> int:
-        host = ray.util.get_node_ip_address()
         port = address.rpartition(":")[2]
         return int(add_port(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
 
+    async def start_http_on_node(app: Any, options: Any, **more: Any) -> Any:
+        return await start_http(app, options.model_copy(update={"host": host}), **more)
+
     ray_replica.add_port_to_grpc_server = add_port_of_node
+    ray_replica.start_asgi_http_server = start_http_on_node
 
 
 class Router:
@@ -155,21 +160,28 @@ class _RouterCalls:
 
 
 class Engine:
-    """vLLM behind its own route, which only this service's gateway can use."""
+    """vLLM behind its own route, which only this service's gateway can use.
 
-    async def __init__(self, flags: list[str], runtime: Runtime, tier: str, model: str) -> None:  # type: ignore[misc]
+    On a node of a cluster, `token` is what its gateways show: their file is on another machine.
+    """
+
+    async def __init__(  # type: ignore[misc]
+        self, flags: list[str], runtime: Runtime, tier: str, model: str, token: str | None = None
+    ) -> None:
         bind_to_node()
+        runtime.metrics.mkdir(parents=True, exist_ok=True)  # every metric opens a file in it, vLLM's own too
         from models.local.engine import Engine as Inside
         from models.local.engine import create_app
         from models.local.presence import announce
         from serving.telemetry import EngineMetrics
 
-        self._metrics = EngineMetrics()
-        self._inside = Inside(flags, observer=lambda load: self._metrics.observe(model, load))
+        alone = token is None  # on other nodes the bookkeeper asks for the load, and nobody could see a lock
+        metrics = EngineMetrics() if alone else None
+        self._inside = Inside(flags, observer=lambda load: metrics.observe(model, load) if metrics else None)
         await self._inside.start()
         await self._inside.warm_up()
-        self._presence = announce(runtime.presence(tier))
-        self._app = create_app(self._inside, read_secret(runtime.engine_token_file))
+        self._presence = announce(runtime.presence(tier)) if alone else None
+        self._app = create_app(self._inside, token or read_secret(runtime.engine_token_file))
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
@@ -178,5 +190,6 @@ class Engine:
         await self._inside.check_health()
 
     async def __del__(self) -> None:
-        os.close(self._presence)
+        if self._presence is not None:
+            os.close(self._presence)
         await asyncio.to_thread(self._inside.shutdown)

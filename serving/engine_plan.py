@@ -9,6 +9,7 @@ import datetime
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from models.errors import UnknownPrice
 from models.local.fit import check_fits, pick_profile
@@ -29,6 +30,7 @@ class EnginePlan:
 
     tier: str
     model: str
+    weights: Path
     flags: Sequence[str]
     replicas: int
     gpus: float
@@ -57,10 +59,11 @@ def plan_engine(config: Config, runtime: Runtime, tell: Callable[[str], None]) -
     if found is None:
         return None
     tier, backend = found
-    gpu = detect_gpu()
+    gpu = None if runtime.clustered else detect_gpu()  # the nodes' GPUs, which may not be this one's, load or refuse
+    on_gpu = bool(backend.gpus) if runtime.clustered else gpu is not None
     profile = chosen_profile(backend, gpu)
-    tell(f"tier '{tier.name}': {profile.name} on {gpu.name if gpu else 'the CPU'}")
-    weights = backend.weights or prepare(profile, runtime.state / "models", tell)
+    tell(f"tier '{tier.name}': {profile.name} on {_where(runtime, gpu, on_gpu)}")
+    weights = (backend.weights or prepare(profile, runtime.state / "models", tell)).resolve()
     if profile.architecture is None:
         profile = from_folder(weights, profile)
     if gpu is not None and profile.architecture is not None:
@@ -69,14 +72,21 @@ def plan_engine(config: Config, runtime: Runtime, tell: Callable[[str], None]) -
     return EnginePlan(
         tier=tier.name,
         model=profile.name,
+        weights=weights,
         flags=[
-            *flags(profile, weights, device="cuda" if gpu else "cpu", kv_cache_bytes=kv_bytes),
+            *flags(profile, weights, device="cuda" if on_gpu else "cpu", kv_cache_bytes=kv_bytes),
             *_extra(backend),
         ],
         replicas=backend.replicas,
-        gpus=0.0 if gpu is None else backend.gpus if backend.gpus is not None else 0.9,
+        gpus=0.0 if not on_gpu else backend.gpus if backend.gpus is not None else 0.9,
         max_queued=profile.engine.max_num_queued_reqs,
     )
+
+
+def _where(runtime: Runtime, gpu: Gpu | None, on_gpu: bool) -> str:
+    if runtime.clustered:
+        return "GPUs of the cluster" if on_gpu else "CPUs of the cluster"
+    return gpu.name if gpu else "the CPU"
 
 
 def _extra(backend: EngineBackend) -> list[str]:

@@ -1,8 +1,9 @@
-"""Rented boxes as members of a tier's pool: a file lists those that serve now, and whoever rents them replaces it.
+"""Engines elsewhere as members of a tier's pool: a file lists those that serve now, and who keeps it replaces it.
 
-The format is `cluster/members.py`'s: `{"version": 1, "members": [{url, model, key_file, ca_file}]}`. A member that is
-new joins, one that is gone gets no new request and finishes those it has. A file that is missing is an empty pool; one
-that cannot be read, or is of another version, changes nothing and is logged.
+It lists rented boxes (`cluster/members.py`), or the engines on the nodes of a Ray cluster (`serving/ray_nodes.py`):
+`{"version": 1, "members": [{url, model, key_file, ca_file}]}`, `ca_file` for https only. A member that is new joins,
+one that is gone gets no new request and finishes those it has. A file that is missing is an empty pool; one that cannot
+be read, or is of another version, changes nothing and is logged.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ HEALTH_PATH = "models"  # below the member's url; needs the key, so that it answ
 
 
 class Member(BaseModel):
-    """One box. Paths are absolute; the key is read again whenever its file changes."""
+    """One engine. Paths are absolute; the key is read again whenever its file changes."""
 
     model_config = ConfigDict(frozen=True)
 
     url: str
     model: str
     key_file: Path
-    ca_file: Path
+    ca_file: Path | None = None
 
 
 class _File(BaseModel):

@@ -46,7 +46,8 @@ class Memory:
         """
         if job.cache_key is None or job.cache_use == "off" or outcome.opening.hit is not None:
             return
-        if outcome.opening.reason.startswith(_MAKESHIFT) or outcome.usage.estimated:
+        decided = job.decision.reason if job.decision is not None else ""
+        if outcome.opening.reason.startswith(_MAKESHIFT) or decided.startswith(_MAKESHIFT) or outcome.usage.estimated:
             return
         body = outcome.whole()
         if body is None or not storable(body):

@@ -123,15 +123,15 @@ class Pipeline:
         job.allow_miss()
         wanted, order = self._order(job, decision)
         gate = self.cascade.gate(job, decision, order) if self.cascade is not None else None
-        order = gate.order(order) if gate is not None else order
+        by_choice = gate.order(order) if gate is not None else order
+        order = _late_last(by_choice, job)
         failure: FarthingError | None = None
         dropped: Gate | None = None
+        if (passed_over := by_choice[0]) is not order[0]:
+            failure = WouldBeLate(f"tier '{passed_over.name}' would not answer within the deadline at its load")
+            gate = None
         for at, tier in enumerate(order):
             trial, gate = gate, None  # of the first alone
-            if any(_in_time(other, job) for other in order[at + 1 :]) and not _in_time(tier, job):
-                failure = failure or WouldBeLate(f"tier '{tier.name}' would not answer within the deadline at its load")
-                order.append(tier)  # perhaps late, yet better than no answer
-                continue
             try:
                 outcome = await self._from_tier(flight, job, tier, Way(wanted, failure, trial))
                 if outcome is not None:
@@ -293,12 +293,24 @@ class Way:
     gate: Gate | None
 
 
-def _in_time(tier: ServingTier, job: Job) -> bool:
-    """Whether an answer of this tier can be expected before the deadline; a tier nobody knows about is tried."""
-    if tier.pool is None:
-        return False
-    expected_s = tier.pool.expected_s()
-    return expected_s is None or expected_s <= job.deadline.remaining_s()
+def _late_last(order: list[ServingTier], job: Job) -> list[ServingTier]:
+    """Who would answer after the deadline at the present load comes after all others, if one behind may be in time."""
+    late = [
+        tier
+        for at, tier in enumerate(order)
+        if _is_late(tier, job) and any(_may_be_in_time(other, job) for other in order[at + 1 :])
+    ]
+    return [*(tier for tier in order if tier not in late), *late]
+
+
+def _is_late(tier: ServingTier, job: Job) -> bool:
+    expected_s = tier.pool.expected_s() if tier.pool is not None else None
+    return expected_s is not None and expected_s > job.deadline.remaining_s()
+
+
+def _may_be_in_time(tier: ServingTier, job: Job) -> bool:
+    """A tier nobody knows about may be; one that cannot be asked at all may not."""
+    return tier.pool is not None and tier.pool.may_be_asked() and not _is_late(tier, job)
 
 
 def _call(job: Job) -> Call:

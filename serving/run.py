@@ -27,16 +27,20 @@ from typing import Any
 import psutil
 
 from models.errors import ConfigError, StartError
-from serving import haproxy
-from serving.config import Config
+from models.local.engine import MODULE_VARIABLE
+from serving import haproxy, ray_nodes
+from serving.config import Config, Listen
 from serving.engine_plan import EnginePlan, plan_engine
+from serving.members import LOOK_EVERY_S
+from serving.node import RAYLET, ROOT
 from serving.request_id import CALLBACK
 from serving.runtime import Runtime, engine_prefix, forget_secrets, fresh_run_folder, store_keys, without_secrets
 from serving.telemetry import in_flight
 
-ROOT = Path(__file__).resolve().parent.parent
 LEFTOVER_WAIT_S = 5.0
 ROUTE_WAIT_S = 60.0
+ROSTER_EVERY_S = 0.5
+ANYWHERE = ("0.0.0.0", "::")
 # For Ray's own processes and, said again with each application, for its replicas: there a line for each request costs
 # 5 % of a cached answer's CPU and fills the disk with what the ledger knows better.
 RAY_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
@@ -64,25 +68,34 @@ def run(config: Config, tell: Callable[[str], None]) -> int:
     stop = threading.Event()
     _stop_on_signals(stop)
     phases = Phases(tell)
-    _port_is_free(config.listen.host, config.listen.port)
-    with _only_instance(config) as runtime, tempfile.TemporaryDirectory(prefix="farthing-") as sockets:
+    if config.ray.address is not None:
+        ray_nodes.check(config)
+    else:
+        _port_is_free(config.listen)
+    with _only_instance(config) as runtime:
         fresh_run_folder(runtime)
         found = store_keys(config, runtime, dict(os.environ))
         _tell_absent(config, found, tell)
         with phases.phase("preparing the model"):
             plan = plan_engine(config, runtime, tell)
-        _environment(config, runtime, Path(sockets))
+        sockets = Path(tempfile.mkdtemp(prefix="farthing-"))
+        for_all = _environment(config, runtime, sockets)
+        roster = ray_nodes.Roster(runtime, plan, tell) if plan is not None and runtime.clustered else None
         try:
-            _start(config, runtime, plan, phases, stop)
+            _start(config, runtime, plan, for_all, phases, stop)
+            if roster is not None:
+                roster.look()
+                stop.wait(2 * LOOK_EVERY_S)  # until every gateway has taken the engines up
             if not stop.is_set():
                 _announce(config, runtime, phases)
-                _watch(stop)
+                _watch(stop, roster)
         finally:
             tell("draining and stopping ...")
             _drain(config, runtime)
-            _end()
+            if _end(runtime):
+                shutil.rmtree(sockets, ignore_errors=True)
             forget_secrets(runtime)
-    tell("stopped; nothing is left running")
+        tell("stopped; the cluster goes on" if runtime.clustered else "stopped; nothing is left running")
     return 0
 
 
@@ -101,12 +114,13 @@ def _stop_on_signals(stop: threading.Event) -> None:
 @contextlib.contextmanager
 def _only_instance(config: Config) -> Iterator[Runtime]:
     """Hold the state folder's lock for the life of the instance. Raises ConfigError naming who holds it."""
-    host = config.listen.host if config.listen.loopback else "127.0.0.1"
+    host = config.listen.host if config.listen.host not in ANYWHERE else "127.0.0.1"
     runtime = Runtime(
         state=config.state_dir.resolve(),
-        base_url=f"http://{'[::1]' if host == '::1' else host}:{config.listen.port}",
-        metrics_in_service=config.listen.loopback,
+        base_url=f"http://{f'[{host}]' if ':' in host else host}:{config.listen.port}",
+        metrics_in_service=config.private,
         admin_port=config.listen.admin_port,
+        clustered=config.ray.address is not None,
     )
     runtime.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = (runtime.run / "lock").open("a+", encoding="utf-8")
@@ -124,14 +138,24 @@ def _only_instance(config: Config) -> Iterator[Runtime]:
         yield runtime
 
 
-def _port_is_free(host: str, port: int) -> None:
+def _port_is_free(listen: Listen, within_s: float = 0.0) -> None:
+    """Raises StartError naming who holds it, when it is not free `within_s`."""
+    until_s, host, port = time.monotonic() + within_s, listen.host, listen.port
+    while (why := _taken(host, port)) is not None:
+        if time.monotonic() >= until_s:
+            raise StartError(f"port {port} on {host} cannot be used: {why}{_holder(port)}")
+        time.sleep(0.1)
+
+
+def _taken(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as exc:
-            raise StartError(f"port {port} on {host} cannot be used: {exc.strerror}{_holder(port)}") from exc
+            return exc.strerror
+    return None
 
 
 def _holder(port: int) -> str:
@@ -157,66 +181,83 @@ def _tell_absent(config: Config, found: dict[str, bool], tell: Callable[[str], N
             tell(f"tier '{tier.name}' has no key and is absent: its requests are answered by the others, and say so")
 
 
-def _environment(config: Config, runtime: Runtime, sockets: Path) -> None:
-    """Every process of the cluster inherits this environment: no secrets, and nothing shared with another instance."""
+def _environment(config: Config, runtime: Runtime, sockets: Path) -> dict[str, str]:
+    """Each process of a cluster of our own inherits this environment: no secrets, nothing shared between instances.
+
+    Returns what the service's processes must be told on nodes that others started.
+    """
     clean = without_secrets(dict(os.environ), config)
+    ours = {
+        "PROMETHEUS_MULTIPROC_DIR": str(runtime.metrics),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if config.serve.haproxy is not False and haproxy.available():
+        wrapper = haproxy.write_wrapper(sockets, config.listen.host, config.listen.port)
+        ours |= haproxy.environment(sockets, wrapper, free_port(), free_port())
+    paths = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH", "")]))
     os.environ.clear()
-    os.environ.update(clean)
-    os.environ.update(
-        {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH", "")])),
-            "PROMETHEUS_MULTIPROC_DIR": str(runtime.metrics),
-            # Without it a killed engine replica leaves vLLM's processes alive, holding the GPU's memory.
-            "RAY_process_group_cleanup_enabled": "1",
-            # Ray takes 127.0.0.1 for "this node's outer address" and listens there, unless told there is no cluster.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            # Ray's replicas run at niceness 15, which on a machine with anything else to do starves who must answer.
-            "RAY_worker_niceness": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": CALLBACK,
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-    )
-    if config.serve.haproxy is False or not haproxy.available():
-        return
-    wrapper = haproxy.write_wrapper(sockets, config.listen.host, config.listen.port)
-    os.environ.update(haproxy.environment(sockets, wrapper, free_port(), free_port()))
+    os.environ.update({**clean, "PYTHONPATH": paths, **RAYLET, **ours})
+    if runtime.clustered:
+        os.environ.update(ray_nodes.token_environment(config))
+    else:
+        # Ray takes 127.0.0.1 for "this node's outer address" and listens there, unless told there is no cluster.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    told = {name: value for name, value in clean.items() if name.startswith("VLLM_") or name == MODULE_VARIABLE}
+    return {**ours, **told}
 
 
-def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Phases, stop: threading.Event) -> None:
-    import ray  # reads its switches from the environment when imported: not before they are set
-    from ray import serve
+def _own_cluster() -> str:
+    """A Ray of this machine alone, on loopback. Returns its node's address."""
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=max(4, os.cpu_count() or 1),
+            log_to_driver=False,
+            logging_level="error",
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as exc:  # the edge to Ray, which raises bare Exceptions: on a starved machine it gives up
+        why = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        raise StartError(f"Ray did not start: {why} (is the machine short of memory, or very busy?)") from exc
+    return "127.0.0.1"
+
+
+def _start(
+    config: Config,
+    runtime: Runtime,
+    plan: EnginePlan | None,
+    for_all: dict[str, str],
+    phases: Phases,
+    stop: threading.Event,
+) -> None:
+    from ray import serve  # reads its switches from the environment when imported: not before they are set
 
     from serving.application import applications
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with phases.phase("starting Ray"):
-        try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                num_cpus=max(4, os.cpu_count() or 1),
-                log_to_driver=False,
-                logging_level="error",
-                _node_ip_address="127.0.0.1",
-            )
-        except Exception as exc:  # the edge to Ray, which raises bare Exceptions: on a starved machine it gives up
-            why = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-            raise StartError(f"Ray did not start: {why} (is the machine short of memory, or very busy?)") from exc
+    with phases.phase("joining the Ray cluster" if runtime.clustered else "starting Ray"):
+        home = ray_nodes.join(config, plan, for_all, phases.tell) if runtime.clustered else _own_cluster()
+        if runtime.clustered:  # what a killed instance left has gone by now, or will in a moment
+            _port_is_free(config.listen, within_s=LEFTOVER_WAIT_S)
         _stop_on_signals(stop)  # again: Ray put its own in their place, which print a stack
         proxied = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
         serve.start(
             # Behind HAProxy everything of Ray's stays on loopback; only HAProxy's own socket is bound to `host`.
             http_options={"host": "127.0.0.1" if proxied else config.listen.host, "port": config.listen.port},
+            proxy_location="HeadOnly",
             logging_config=RAY_LOGGING,
         )
     serve.run_many(
         [
             serve.RunTarget(app, name=name, route_prefix=prefix, logging_config=RAY_LOGGING)
-            for name, prefix, app in applications(config, runtime, plan)
+            for name, prefix, app in applications(config, runtime, plan, home)
         ],
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
@@ -226,24 +267,33 @@ def _start(config: Config, runtime: Runtime, plan: EnginePlan | None, phases: Ph
         _wait_for_route(f"{runtime.base_url}/health", stop)
     if plan is not None:
         with phases.phase(f"loading {plan.model} into vLLM and warming it up"):
-            _wait_for("engine", float(config.serve.engine_start_s), stop)
+            # In a cluster one engine is enough to begin with: room for the others may come with a node.
+            _wait_for("engine", float(config.serve.engine_start_s), stop, "Engine" if runtime.clustered else None)
             _wait_for_route(f"{runtime.base_url}{engine_prefix(plan.tier)}/health", stop)
 
 
-def _wait_for(application: str, limit_s: float, stop: threading.Event) -> None:
-    """Until an application runs. Raises StartError with what Ray knows of its failure."""
+def _wait_for(application: str, limit_s: float, stop: threading.Event, one_of: str | None = None) -> None:
+    """Until an application runs, or one replica of its deployment `one_of`.
+
+    Raises StartError with what Ray knows of its failure.
+    """
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
     until_s = time.monotonic() + limit_s
     while not stop.wait(0.25):
         state = serve.status().applications.get(application)
-        if state is not None and state.status == ApplicationStatus.RUNNING:
+        if state is not None and (state.status == ApplicationStatus.RUNNING or _runs(state, one_of)):
             return
         failed = state is not None and state.status == ApplicationStatus.DEPLOY_FAILED
         if failed or time.monotonic() > until_s:
             why = _reason(state) if state is not None else "it never appeared"
             raise StartError(f"the {application} did not start: {why}")
+
+
+def _runs(state: Any, deployment: str | None) -> bool:
+    found = state.deployments.get(deployment)
+    return found is not None and found.replica_states.get("RUNNING", 0) > 0
 
 
 def _wait_for_route(url: str, stop: threading.Event) -> None:
@@ -266,7 +316,7 @@ def _reason(state: Any) -> str:
 
 
 def _announce(config: Config, runtime: Runtime, phases: Phases) -> None:
-    host = config.listen.host if config.listen.host not in ("0.0.0.0", "::") else "127.0.0.1"
+    host = config.listen.host if config.listen.host not in ANYWHERE else "127.0.0.1"
     url = f"http://{host}:{config.listen.port}"
     ready_s = round(time.monotonic() - phases.started_s, 1)
     record = {"url": url, "pid": os.getpid(), "ready_s": ready_s, "phases_s": phases.taken_s}
@@ -280,9 +330,11 @@ def _announce(config: Config, runtime: Runtime, phases: Phases) -> None:
             print(f"engine route (internal token needed): {url}{engine_prefix(tier.name)}/v1", flush=True)
 
 
-def _watch(stop: threading.Event) -> None:
-    while not stop.wait(1.0):
-        pass
+def _watch(stop: threading.Event, roster: ray_nodes.Roster | None) -> None:
+    while not stop.is_set():
+        if roster is not None:
+            roster.look()
+        stop.wait(ROSTER_EVERY_S)
 
 
 def _drain(config: Config, runtime: Runtime) -> None:
@@ -293,11 +345,14 @@ def _drain(config: Config, runtime: Runtime) -> None:
         time.sleep(0.2)
 
 
-def _end() -> None:
-    """Drain, shut down, and end whatever of ours is still there."""
+def _end(runtime: Runtime) -> bool:
+    """Shut down, and end whatever of ours is still there. Returns whether HAProxy has ended too."""
     import ray
     from ray import serve
 
+    if runtime.clustered:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return ray_nodes.leave()
     mine = psutil.Process().children(recursive=True)
     if ray.is_initialized():
         # Ray prints to stdout that its controller's last task failed, because the controller is gone: as it should be.
@@ -313,6 +368,7 @@ def _end() -> None:
     # Ray leaves a folder for each start (logs, sockets); ours carries our process id in its name.
     for folder in Path("/tmp/ray").glob(f"session_*_{os.getpid()}"):
         shutil.rmtree(folder, ignore_errors=True)
+    return True
 
 
 def say(text: str) -> None:

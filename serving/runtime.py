@@ -1,7 +1,8 @@
 """Where one running instance keeps its things, and how its processes find each other. Plain values, picklable.
 
 <state>/                 ledger.db, journal/, cache.db, models/, artifacts/       kept
-<state>/run/             lock, instance.json, engine.token, secrets/, metrics/    made anew at every start, 0700
+<state>/run/             lock, instance.json, engine.token, engines.json,
+                         secrets/, metrics/                                       made anew at every start, 0700
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Runtime:
     base_url: str
     metrics_in_service: bool
     admin_port: int | None = None
+    clustered: bool = False  # on a Ray cluster of several nodes, where engines see none of these paths
 
     @property
     def run(self) -> Path:
@@ -62,6 +64,11 @@ class Runtime:
     def presence(self, tier: str) -> Path:
         """Where this tier's engines announce themselves."""
         return self.run / "engines" / tier
+
+    @property
+    def engines_file(self) -> Path:
+        """In a cluster of nodes: which engines there are, as members of their tier's pool."""
+        return self.run / "engines.json"
 
     @property
     def draining_file(self) -> Path:
@@ -154,8 +161,9 @@ def store_keys(config: Config, runtime: Runtime, environ: dict[str, str]) -> dic
     return found
 
 
-def without_secrets(environ: dict[str, str], config: Config) -> dict[str, str]:
+def without_secrets(environ: dict[str, str], config: Config | None = None) -> dict[str, str]:
     """The environment that may reach Ray: every process of the cluster inherits it, and its dashboard can show it."""
-    named = {b.key_env for t in config.tiers for b in t.backends if isinstance(b, HttpBackend) and b.key_env}
+    backends = [backend for tier in config.tiers for backend in tier.backends] if config is not None else []
+    named = {b.key_env for b in backends if isinstance(b, HttpBackend) and b.key_env}
     endings = ("_API_KEY", "_SECRET", "_SECRET_KEY", "_ACCESS_KEY", "_PASSWORD", "_TOKEN")
     return {k: v for k, v in environ.items() if k not in named and not k.upper().endswith(endings)}

@@ -313,16 +313,23 @@ class EngineMetrics:
             "preemptions": counter("preemptions", "Requests preempted for want of KV blocks"),
             "rejections": counter("rejections", "Requests refused because vLLM's queue was full"),
         }
-        self._told = dict.fromkeys(self._since_start, 0)
+        self._told: dict[tuple[str, str], int] = {}
 
     def observe(self, model: str, load: EngineLoad) -> None:
-        """Take vLLM's figures; those that count since its start are passed on as what came since the last look."""
+        """Take vLLM's figures."""
+        self.observe_all(model, {"": load})
+
+    def observe_all(self, model: str, loads: Mapping[str, EngineLoad]) -> None:
+        """Take the figures of all engines of a model, by what each is called. Those that count since an engine's start
+        are passed on as what came since the last look; one that counts from the beginning has been started anew."""
         for name, gauge in self._now.items():
-            gauge.labels(model).set(getattr(load, name))
+            figures = [getattr(load, name) for load in loads.values()]
+            gauge.labels(model).set(max(figures, default=0.0) if name == "kv_usage" else sum(figures))
         for name, counter in self._since_start.items():
-            total = getattr(load, name)
-            counter.labels(model).inc(total - self._told[name])
-            self._told[name] = total
+            for engine, load in loads.items():
+                total, told = getattr(load, name), self._told.get((engine, name), 0)
+                counter.labels(model).inc(total - told if total >= told else total)
+                self._told[engine, name] = total
 
 
 def read_gpus() -> list[GpuReading]:

@@ -90,6 +90,7 @@ class LoadPoint:
     gpus: int = 1
     simulated: bool = True
     latency_p99_ms: float | None = None
+    overflow_share: float = 0.0  # of all requests: the small tier was full, the next one answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +147,5 @@ class Run:
     curves: Sequence[MixPoint] = ()
     checks: Sequence[Check] = ()
     workload_facts: Mapping[str, Any] = field(default_factory=dict)
+    findings: Mapping[str, Any] = field(default_factory=dict)  # further figures, for who reads the JSON
     schema: int = SCHEMA

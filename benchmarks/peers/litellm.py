@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -85,9 +86,20 @@ def _last_line(log: Path) -> str:
 @contextlib.contextmanager
 def running(nursery: Nursery, upstream_v1: str, model: str) -> Iterator[Proxy]:
     """The proxy in front of `upstream_v1`, ready to answer as `model`."""
+    with configured(nursery, {"model_list": [upstream(model, upstream_v1, model)]}) as proxy:
+        yield proxy
+
+
+def upstream(name: str, v1: str, model: str) -> dict[str, Any]:
+    """An entry of its `model_list`: one deployment of `model`, asked for as `name`."""
+    return {"model_name": name, "litellm_params": {"model": f"openai/{model}", "api_base": v1, "api_key": "unused"}}
+
+
+@contextlib.contextmanager
+def configured(nursery: Nursery, settings: Mapping[str, Any]) -> Iterator[Proxy]:
+    """The proxy with this configuration file, ready."""
     config = nursery.folder / "litellm.yaml"
-    upstream = {"model": f"openai/{model}", "api_base": upstream_v1, "api_key": "unused"}
-    config.write_text(yaml.safe_dump({"model_list": [{"model_name": model, "litellm_params": upstream}]}), "utf-8")
+    config.write_text(yaml.safe_dump(dict(settings)), "utf-8")
     key = f"sk-{secrets.token_urlsafe(24)}"
     environ = {
         "LITELLM_MASTER_KEY": key,  # makes keys required

@@ -19,6 +19,7 @@ from models.backend import Health
 from models.errors import DeadlineExceeded, FarthingError, ProtocolViolation, StreamCut, Unavailable, UpstreamTimeout
 from models.types import Call, Capabilities, Chunk, Completion, Endpoint, Json, Usage
 from models.upstream.errors import stated_error, translate, translate_event
+from models.upstream.sockets import watched
 from models.upstream.sse import ChunkReader
 
 CONNECT_TIMEOUT_S = 5.0
@@ -32,7 +33,7 @@ Key = Callable[[], str]
 
 def make_session() -> aiohttp.ClientSession:
     """One per process. No cookies and no proxy from the environment: traffic goes where the configuration says."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, socket_factory=watched)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -95,6 +96,8 @@ class HttpBackend:
                 raise DeadlineExceeded(
                     "the deadline passed before the answer was whole; raise farthing.deadline_ms"
                 ) from exc
+            if isinstance(exc, aiohttp.ConnectionTimeoutError):  # nothing was sent: another may be asked
+                raise Unavailable(f"{self.name}: no connection within {CONNECT_TIMEOUT_S:g} s") from exc
             raise UpstreamTimeout(f"{self.name}: no answer within its time limit") from exc
         except aiohttp.ClientError as exc:
             raise Unavailable(f"{self.name}: the connection failed ({type(exc).__name__})") from exc

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _label(arguments: argparse.Namespace, chosen: Sequence[Item], work: WorkFile, key: str) -> int:
     if any(item.checker == PYTHON for item in chosen) and not await code.network_is_cut():
-        say("the network cannot be cut from what is run here: a container without one would do it")
+        say("what is run here keeps the network, and may leave processes: a container would do better")
     plan = Plan(arguments.small, arguments.strong, arguments.judge, arguments.max_usd, arguments.parallel)
     fields = {"max_tokens": 1024, "temperature": 0, **arguments.fields}
     async with aiohttp.ClientSession(auto_decompress=True) as session:
@@ -108,6 +108,10 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise ConfigError(f"--{name.replace('_', '-')} is more than nothing; got {value:g}")
+    if not arguments.out.name or arguments.out.is_dir():
+        raise ConfigError(f"--out {arguments.out}: a file is expected")
+    if arguments.out.resolve() == arguments.prompts.resolve():
+        raise ConfigError(f"--out {arguments.out} would replace the prompts; name another file")
     if not arguments.url.startswith(("http://", "https://")):
         raise ConfigError(f"--url '{arguments.url}': an address like http://127.0.0.1:8000 is expected")
 
@@ -127,12 +131,16 @@ def _check_scorable(chosen: Sequence[Item], arguments: argparse.Namespace) -> No
 
 
 def _key(path: Path | None) -> str:
-    if path is None:
-        return os.environ.get(KEY_VARIABLE, "")
+    where = KEY_VARIABLE if path is None else str(path)
     try:
-        return path.read_text(encoding="utf-8").strip()
+        key = (os.environ.get(KEY_VARIABLE, "") if path is None else path.read_text(encoding="utf-8")).strip()
     except OSError as exc:
         raise ConfigError(f"cannot read the key in {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        key = "\0"
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{where} holds no key: a key is one line of letters, digits and dashes")
+    return key
 
 
 def say(text: str) -> None:

@@ -91,7 +91,7 @@ class Client:
 
     def _check(self, status: int, told: Json) -> None:
         """Raises Stopped for what no other prompt would change."""
-        error = told.get("error") or {}
+        error = _error(told)
         if status in (401, 403):
             raise Stopped(f"the gateway refuses the key: {error.get('message')} (--key-file, or FARTHING_API_KEY)")
         if status == 404:
@@ -107,8 +107,14 @@ class Client:
         return entry
 
 
+def _error(told: Json) -> Json:
+    """Ours is an object; other servers have been asked by mistake before."""
+    error = told.get("error")
+    return error if isinstance(error, dict) else {"message": error}
+
+
 def _refused(status: int, told: Json) -> Json:
-    error = told.get("error") or {}
+    error = _error(told)
     passing = status in PASSING or status == 429
     return {
         "cost_usd": 0.0,

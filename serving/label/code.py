@@ -1,7 +1,8 @@
 """The `python` checker: does the code in an answer pass the tests? It runs what a model wrote, so it has to be allowed.
 
 A process of its own with limits on CPU time, memory, file size and processes, an empty environment, a folder of its
-own, and, where the kernel lets us make one, a network without any interface. That stops accidents. It is no sandbox
+own, and, where the kernel lets us make them, a network without any interface and process numbers of its own, so that
+whatever it has started ends with it. That stops accidents. It is no sandbox
 against someone who means harm: what this user may read, the code may read. Run it in a container then.
 """
 
@@ -48,7 +49,7 @@ async def passes(answer: str, tests: str) -> bool:
         output = Path(folder) / "output"
         with output.open("wb") as file:
             child = await asyncio.create_subprocess_exec(
-                *await _without_network(),
+                *await _apart(),
                 sys.executable,
                 "-I",
                 "-c",
@@ -72,19 +73,19 @@ async def passes(answer: str, tests: str) -> bool:
 
 
 def _end(group: int) -> None:
-    """Whatever the code started goes with it."""
+    """What the code started goes with it; what has left its group, only where it has process numbers of its own."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         return
 
 
-async def _without_network() -> list[str]:
-    """The words that put a command into a network of its own; none where that is not possible."""
+async def _apart() -> list[str]:
+    """The words that put a command into a network and process numbers of its own; none where that is not possible."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return []
-    words = [unshare, "--user", "--map-current-user", "--net", "--"]
+    words = [unshare, "--user", "--map-current-user", "--net", "--pid", "--fork", "--kill-child", "--"]
     trial = await asyncio.create_subprocess_exec(
         *words, "true", stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
@@ -92,4 +93,4 @@ async def _without_network() -> list[str]:
 
 
 async def network_is_cut() -> bool:
-    return bool(await _without_network())
+    return bool(await _apart())

@@ -7,7 +7,6 @@ cannot be labelled (no text kept, tools, pictures) is passed over and counted.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,23 +86,29 @@ def read(path: Path, checker: str | None = None) -> Found:
 
 
 def sample(items: Sequence[Item], count: int, seed: int) -> list[Item]:
-    """So many of them, each group by its share (systematic sampling); in random order, so that a run that is stopped
-    has a sample, too."""
-    rng = random.Random(seed)
-    ordered = sorted(items, key=lambda item: (item.group, rng.random()))
-    step, offset = len(ordered) / count if count else 1.0, rng.random()
-    chosen = ordered if count >= len(ordered) else [ordered[int((i + offset) * step)] for i in range(count)]
-    rng.shuffle(chosen)
-    return chosen
+    """So many of them, each group by its share but for one; a larger sample holds the smaller ones. In random order, so
+    that a run that is stopped has a sample, too. By hash: the same of a file that has grown, as far as that can be."""
+    drawn = sorted(items, key=lambda item: _draw(seed, item.key))
+    sizes, seen = Counter(item.group for item in drawn), Counter[str]()
+    places: dict[str, float] = {}
+    for item in drawn:
+        places[item.key] = (seen[item.group] + _draw(seed, item.group)) / sizes[item.group]
+        seen[item.group] += 1
+    chosen = {item.key for item in sorted(drawn, key=lambda item: places[item.key])[:count]}
+    return [item for item in drawn if item.key in chosen]
+
+
+def _draw(seed: int, text: str) -> float:
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode()).digest()[:8]) / 2**64
 
 
 def _why_not(row: Mapping[str, Any]) -> str:
     """Of a row in order: why it cannot be labelled, or nothing."""
     if row.get("messages") is None and not _plain_prompt(row) and ("request_id" in row or "prompt" in row):
         return "without a kept text"
-    if OURS & set(row.get("tags") or ()):
+    if any(tag in OURS for tag in _list(row.get("tags")) if isinstance(tag, str)):
         return "sent by a label run or a judge"
-    messages = row.get("messages") or ()
+    messages = _list(row.get("messages"))
     if row.get("tools") or any(
         isinstance(m, dict) and (m.get("tool_calls") or m.get("role") == "tool") for m in messages
     ):
@@ -113,6 +118,10 @@ def _why_not(row: Mapping[str, Any]) -> str:
     ):
         return "with pictures or sound"
     return ""
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
 
 
 def _texts_alone(parts: Sequence[Any]) -> bool:
@@ -140,15 +149,25 @@ def _item(row: Mapping[str, Any], checker: str | None, where: str) -> Item:
             if named
             else f"{where}: a reference needs a checker, in the row or with --checker; the checkers are {known}"
         )
-    return Item(
+    item = Item(
         id=name,
-        key=hashlib.sha256(orjson.dumps(messages, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32],
+        key=hashlib.sha256(_written(messages, where)).hexdigest()[:32],
         task=task,
         group=str(row.get("group") or row.get("prompt_name") or task),
         messages=messages,
         reference=None if reference is None else str(reference),
         checker=named if reference is not None else "",
     )
+    _written([item.id, item.task, item.group, item.reference], where)
+    return item
+
+
+def _written(value: Any, where: str) -> bytes:
+    """As JSON: what cannot be written cannot be sent, nor stand in an outcome row that was paid for."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as exc:
+        raise ConfigError(f"{where}: the row holds what is no text: {exc}") from exc
 
 
 def _messages(row: Mapping[str, Any], where: str) -> list[Json]:
@@ -164,7 +183,11 @@ def _messages(row: Mapping[str, Any], where: str) -> list[Json]:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content", 0), str | list | None)
+    )
 
 
 def _content(message: Json) -> str:

@@ -17,6 +17,7 @@ import orjson
 
 from models.errors import ConfigError
 from models.types import Json
+from serving.label.client import Stopped
 
 _BEGIN: Final = b'{"settings":'
 
@@ -33,7 +34,8 @@ class WorkFile:
 
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any]) -> Self:
-        """Raises ConfigError for a file of other settings, one in use, or one that is no work file."""
+        """Raises ConfigError for a file of other settings, one in use, or one that is no work file; Stopped when the
+        disk is full."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as exc:
@@ -83,9 +85,15 @@ class WorkFile:
             self.answers[entry["key"], entry["what"]] = entry
 
     def _write(self, entry: Json) -> None:
-        line = orjson.dumps(entry) + b"\n"
-        if os.write(self.fd, line) < len(line):
-            raise ConfigError(f"{self.path}: the disk is full; free space and run the same command again")
+        """All of a line or nothing: after half of one the file could not be read. Raises Stopped."""
+        line, end = orjson.dumps(entry) + b"\n", os.fstat(self.fd).st_size
+        try:
+            written, why = os.write(self.fd, line), "the disk is full"
+        except OSError as exc:
+            written, why = 0, exc.strerror or str(exc)
+        if written < len(line):
+            os.ftruncate(self.fd, end)
+            raise Stopped(f"cannot write {self.path}: {why}; free space and run the same command again")
         os.fsync(self.fd)
 
     def close(self) -> None:

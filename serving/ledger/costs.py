@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Select, case, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, func, literal_column, select
 
 from models.errors import BadRequest
 from serving.ledger.schema import engine_uptime, requests
@@ -25,6 +25,8 @@ from serving.ledger.store import Store, epoch_ms, utc
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _HOUR_MS = 3_600_000
+_DAY_MS = 86_400_000
+_ANSWERED = ("answered", "cached", "coalesced")
 _SUMMED = ("input_tokens", "cached_input_tokens", "output_tokens", "cost_nusd", "billed_nusd")  # as in Line
 
 
@@ -61,7 +63,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class CostReport:
-    """`routes` is by tier, with `cache`, and `none` for what no tier answered."""
+    """`routes` is by tier, with `cache`, and `none` for what no tier answered. `answered_by_day`: UTC day → route → how
+    many requests it answered."""
 
     since_ms: int
     until_ms: int
@@ -72,6 +75,7 @@ class CostReport:
     gpu: Gpu | None = None  # None: no engine was running, or the report is of one tenant
     all_frontier: Alternative | None = None
     all_cheapest: Alternative | None = None
+    answered_by_day: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def spent_nusd(self) -> int:
@@ -89,10 +93,13 @@ def report(store: Store, since_ms: int, now_ms: int, tenant: str | None = None) 
         paid_nusd = _paid_nusd(connection, since_ms, now_ms) if tenant is None else None
     routes: dict[str, list[Line]] = {}
     statuses: Counter[str] = Counter()
-    for route, status, count, *sums in groups:
+    answered: dict[str, Counter[str]] = {}
+    for route, status, day, count, *sums in groups:
         line = Line(count, *map(int, sums[: len(_SUMMED)]))
         routes.setdefault(route or "none", []).append(line)
         statuses[status] += count
+        if status in _ANSWERED:
+            answered.setdefault(utc(int(day) * _DAY_MS)[:10], Counter())[route or "none"] += count
     by_route = {name: _sum(lines) for name, lines in routes.items()}
     total = _sum(by_route.values())
     used_nusd = total.cost_nusd - total.billed_nusd
@@ -104,18 +111,22 @@ def report(store: Store, since_ms: int, now_ms: int, tenant: str | None = None) 
         dict(sorted(by_route.items(), key=lambda item: -item[1].requests)),
         dict(statuses.most_common()),
         None if paid_nusd is None else Gpu(paid_nusd, used_nusd, paid_nusd - used_nusd),
-        *(_alternative([group[-6 + at : -3 + at or None] for group in groups]) for at in (0, 3)),
+        all_frontier=_alternative([group[-6:-3] for group in groups]),
+        all_cheapest=_alternative([group[-3:] for group in groups]),
+        answered_by_day={day: dict(routes) for day, routes in sorted(answered.items())},
     )
 
 
 def _groups(since_ms: int, now_ms: int, tenant: str | None) -> Select[*tuple[Any, ...]]:
-    """One row a route and status: count, sums of `_SUMMED`, then for each alternative how many requests have it, what
-    they cost, and what they would have cost."""
+    """One row a route, status and UTC day: count, sums of `_SUMMED`, then for each alternative how many requests have
+    it, what they cost, and what they would have cost."""
     r = requests.c
-    columns: list[ColumnElement[Any]] = [r.route, r.status, func.count(), *(func.sum(r[name]) for name in _SUMMED)]
+    day = r.at_ms.op("/")(literal_column(str(_DAY_MS)))  # of two integers, in SQLite as in PostgreSQL
+    columns: list[ColumnElement[Any]] = [r.route, r.status, day, func.count()]
+    columns += [func.sum(r[name]) for name in _SUMMED]
     for other in (r.all_frontier_nusd, r.all_cheapest_nusd):
         columns += [func.count(other), func.sum(case((other.is_not(None), r.cost_nusd), else_=0)), func.sum(other)]
-    query = select(*columns).where(r.at_ms >= since_ms, r.at_ms < now_ms).group_by(r.route, r.status)
+    query = select(*columns).where(r.at_ms >= since_ms, r.at_ms < now_ms).group_by(r.route, r.status, day)
     return query if tenant is None else query.where(r.tenant == tenant)
 
 

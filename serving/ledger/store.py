@@ -152,7 +152,7 @@ class Store:
         """Delete requests (with texts, and uptime) older than so many days. Returns how many requests went."""
         if days < 1:
             raise ConfigError("retention is counted in whole days, at least 1: budgets need the present day's rows")
-        before_ms = (now_ms if now_ms is not None else epoch_ms()) - days * DAY_MS
+        before_ms = max(0, (now_ms if now_ms is not None else epoch_ms()) - days * DAY_MS)
         with self.write() as connection:
             connection.execute(delete(engine_uptime).where(engine_uptime.c.to_ms < before_ms))
         self.delete_chunked(texts, texts.c.at_ms < before_ms)

@@ -44,7 +44,7 @@ def size_bytes(store: Store) -> int:
 
 def prune(store: Store, keep_days: int, max_bytes: int, now_ms: int | None = None) -> int:
     """Delete what is older than so many days, then the oldest until the rest fits. Returns how many went."""
-    before_ms = (now_ms if now_ms is not None else epoch_ms()) - keep_days * DAY_MS
+    before_ms = max(0, (now_ms if now_ms is not None else epoch_ms()) - keep_days * DAY_MS)
     gone = store.delete_chunked(texts, texts.c.at_ms < before_ms)
     while (excess := size_bytes(store) - max_bytes) > 0:
         oldest = select(texts.c.request_id, texts.c.size_bytes).order_by(texts.c.at_ms, texts.c.request_id)

@@ -78,16 +78,20 @@ class TextLog:
         if not asked.options.keep_text or asked.options.local_only:
             self._outcomes["opted_out"] += 1
             return
+        most_bytes = self.settings.max_kib * 1024
         answer = outcome if outcome is not None and outcome.opening.hit is None else None
-        size_bytes = asked.prompt_chars + (_size_bytes(answer) if answer is not None else 0)
-        messages = messages_of(asked) if asked.prompt_chars <= self.settings.max_kib * 1024 else None
-        if messages is None:
-            self._outcomes["too_long" if asked.prompt_chars else "no_text"] += 1
-        elif self._waiting_bytes + size_bytes > MAX_WAITING_BYTES:
+        answer_bytes = _size_bytes(answer) if answer is not None else 0
+        if asked.prompt_chars > most_bytes:
+            self._outcomes["too_long"] += 1
+        elif (messages := messages_of(asked)) is None:
+            self._outcomes["no_text"] += 1
+        elif (prompt_bytes := len(orjson.dumps(messages))) > most_bytes:  # names and ids are no `prompt_chars`
+            self._outcomes["too_long"] += 1
+        elif self._waiting_bytes + prompt_bytes + answer_bytes > MAX_WAITING_BYTES:
             self._outcomes["queue_full"] += 1
         else:
             self._waiting.append(_Waiting(row.request_id, row.at_ms, row.tenant, messages, answer, asked.tools))
-            self._waiting_bytes += size_bytes
+            self._waiting_bytes += prompt_bytes + answer_bytes
 
     async def keep_writing(self) -> None:
         while True:
@@ -138,18 +142,25 @@ class TextLog:
 
 def messages_of(asked: Asked) -> list[Json] | None:
     """The conversation, of a picture or a sound only that there was one; a text completion's prompts as the user's
-    messages. None for token ids."""
+    messages. None where token ids are among them."""
     if asked.endpoint == "chat/completions":
         return [_bare(message) for message in asked.body["messages"]]
     given = asked.body["prompt"]
     prompts = [given] if isinstance(given, str) else given
-    return [{"role": "user", "content": prompt} for prompt in prompts] if isinstance(prompts[0], str) else None
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        return None
+    return [{"role": "user", "content": prompt} for prompt in prompts]
 
 
 def _bare(message: Json) -> Json:
     found = {name: message[name] for name in _MESSAGE_FIELDS if message.get(name)}
+    if message["role"] != "assistant":  # nobody has looked at what stands there
+        found.pop("tool_calls", None)
     if isinstance(parts := found.get("content"), list):
-        found["content"] = [part if part["type"] == "text" else {"type": part["type"]} for part in parts]
+        found["content"] = [
+            {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
+            for part in parts
+        ]
     return found
 
 

@@ -21,6 +21,7 @@ from models.errors import ConfigError
 MATCH_S: Final = 2.0  # for one pattern on one text
 PLACEHOLDER_NAME: Final = regex.compile(r"[A-Z][A-Z0-9_]{0,31}")
 MIN_CARD_DIGITS, MAX_CARD_DIGITS = 13, 19
+CARD_FIRST_DIGITS: Final = frozenset({2, 3, 4, 5, 6})
 MIN_IBAN_CHARS, MAX_IBAN_CHARS = 15, 34
 MIN_PHONE_DIGITS = 7
 
@@ -119,13 +120,13 @@ _SECRET = r"""(?x)
       | (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])        # AWS
       | AIza[\w-]{30,}+ | ya29\.[\w-]{16,}+             # Google
       | hf_[A-Za-z0-9]{16,}+ | gsk_[A-Za-z0-9]{16,}+ | npm_[A-Za-z0-9]{20,}+ | pypi-[\w-]{16,}+
-      | eyJ[\w-]{8,}+\.eyJ[\w-]{8,}+\.[\w-]*+           # a JSON web token
     )
+  | (?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+  # a JSON web token
   | (?i:(?<=\bbearer\ ))[\w.~+/-]{16,}+=*+
-  | (?<=://)[^\s/@:]++:[^\s/@]++(?=@)                   # user:password of a URL
+  | (?<=://)[^\s/@:]*+:[^\s/@]++(?=@)                   # user:password of a URL, or :password alone (Redis)
 """
 _EMAIL = r"(?<![\w.+%'-])[\w.+%'-]++@[\w-]++(?:\.[\w-]++)++"
-_IBAN = r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]){11,30}(?![A-Za-z0-9])"
+_IBAN = r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ \u00a0\u202f-]?[A-Za-z0-9]){11,30}(?![A-Za-z0-9])"
 _IPV4 = r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\.?\w)"
 _IPV6 = r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4})(?![\w:])"
 _DIGIT_GROUPS = r"(?<!\d)\d(?=(?:[ .\u00a0\u202f-]?\d){12})\d*+(?:[ .\u00a0\u202f-]\d++){0,18}+"
@@ -154,29 +155,36 @@ def _phone(text: str) -> int:
 
 def _iban(text: str) -> int:
     """The longest beginning that passes ISO 7064 (mod 97): the words that follow are of the same characters."""
-    ends = [at + 1 for at, c in enumerate(text) if c.isalnum()]
-    for length in range(min(len(ends), MAX_IBAN_CHARS), MIN_IBAN_CHARS - 1, -1):
-        compact = "".join(c for c in text[: ends[length - 1]] if c.isalnum())
-        if int("".join(str(int(c, 36)) for c in compact[4:] + compact[:4])) % 97 == 1:
-            return ends[length - 1]
-    return 0
-
-
-def _card(text: str) -> int:
-    """The longest beginning, in whole groups of digits, that is a card number; other numbers may follow."""
-    digits, found = "", 0
-    for group in regex.finditer(r"\d+", text):
-        digits += group.group()
-        if len(digits) > MAX_CARD_DIGITS:
-            break
-        if _is_card(digits):
-            found = group.end()
+    head = int("".join(str(int(c, 36)) for c in text[:4]))  # two letters and two digits, which count as the last six
+    count, rest, found = 4, 0, 0
+    for at, c in enumerate(text[4:], 5):
+        if not c.isalnum():
+            continue
+        value, count = int(c, 36), count + 1
+        rest = (rest * (100 if value > 9 else 10) + value) % 97
+        if MIN_IBAN_CHARS <= count <= MAX_IBAN_CHARS and (rest * 1_000_000 + head) % 97 == 1:
+            found = at
     return found
 
 
-def _is_card(digits: str) -> bool:
-    """Luhn's check (ISO/IEC 7812-1), and a first digit that payment cards have."""
-    if len(digits) < MIN_CARD_DIGITS or int(digits[0]) not in (2, 3, 4, 5, 6):
-        return False
-    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
-    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+def _card(text: str) -> int:
+    """The longest beginning, in whole groups of digits, that is a card number; other numbers may follow.
+
+    A first digit that payment cards have, and Luhn's check (ISO/IEC 7812-1) at the end of each group.
+    """
+    if int(text[0]) not in CARD_FIRST_DIGITS:
+        return 0
+    count, found = 0, 0
+    sums = [0, 0]  # for an even and an odd number of digits: which ones are doubled is told from the end
+    for at, c in enumerate(text, 1):
+        if not c.isdecimal():
+            continue
+        digit = int(c)
+        sums[count % 2] += digit * 2 - 9 * (digit > 4)
+        sums[1 - count % 2] += digit
+        count += 1
+        if count > MAX_CARD_DIGITS:
+            break
+        if count >= MIN_CARD_DIGITS and not text[at : at + 1].isdecimal() and sums[count % 2] % 10 == 0:
+            found = at
+    return found

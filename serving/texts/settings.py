@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from models.errors import ConfigError
 from serving.texts.redact import Redactor
 
+Names = Annotated[list[str], Field(min_length=1)]  # an empty list says nobody, and would be read as everybody
+
 
 class Texts(BaseModel):
     """Off unless asked for. With neither `tenants` nor `keys` everybody's are kept."""
@@ -17,8 +19,8 @@ class Texts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = False
-    tenants: list[str] = []
-    keys: list[str] = []
+    tenants: Names | None = None
+    keys: Names | None = None
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     keep_days: Annotated[int, Field(gt=0)] = 30
     max_mib: Annotated[int, Field(gt=0)] = 1024
@@ -35,9 +37,8 @@ class Texts(BaseModel):
 
     def wants(self, request_id: str, tenant: str, key_id: str) -> bool:
         """The same for a request wherever it is asked: the share goes by a hash of the id."""
-        if not self.enabled or not (
-            (not self.tenants and not self.keys) or tenant in self.tenants or key_id in self.keys
-        ):
+        everybodys = self.tenants is None and self.keys is None
+        if not self.enabled or not (everybodys or tenant in (self.tenants or ()) or key_id in (self.keys or ())):
             return False
         place = int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8]) / 2**64
         return place < self.sample

@@ -10,10 +10,11 @@ import pytest
 from cluster.boot import SCRIPT_LIMIT, environment, rent_body, script
 from cluster.config import ENV_VALUE_LIMIT, ClusterConfig
 from cluster.errors import NothingWithin
-from cluster.offers import check_gpu_names, min_gpu_ram_mb, query, rank
+from cluster.offers import REFERENCE, check_gpu_names, min_gpu_ram_mb, query, rank, speed_on
 from cluster.vast_types import Offer
 from models.errors import ConfigError
-from models.local.profiles import Profile, resolve
+from models.local.gpus import KNOWN_GPUS
+from models.local.profiles import Profile, catalogue, resolve
 from tests.cluster.fake_vast import offer
 
 
@@ -38,6 +39,16 @@ def test_a_dearer_faster_card_may_answer_for_less() -> None:
     by_id = {c.offer.offer_id: c for c in ranked}
     assert by_id[1].usd_per_hour < by_id[2].usd_per_hour
     assert by_id[1].speed is not None and "scaled" in by_id[1].speed.basis
+
+
+def test_the_card_of_a_rate_card_is_a_field_and_its_figures_are_known() -> None:
+    cards = [profile.rate_card for profile in catalogue().values() if profile.rate_card is not None]
+    assert {card.gpu for card in cards if card.gpu} <= set(REFERENCE) <= set(KNOWN_GPUS)
+    assert AWQ.rate_card is not None
+    elsewhere = AWQ.rate_card.model_copy(update={"gpu": "rtx3090", "source": "a page about the RTX 4090"})
+    (on_it,) = offered(offer(1, gpu="RTX 3090", gpu_mem_bw=936.0, total_flops=35.6, compute_cap=860))
+    speed = speed_on(AWQ.model_copy(update={"rate_card": elsewhere}), on_it)
+    assert speed is not None and speed.decode_tokens_per_s == float(elsewhere.decode_tokens_per_s)
 
 
 def test_at_a_small_load_the_hour_decides() -> None:

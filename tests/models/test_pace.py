@@ -61,3 +61,17 @@ def test_a_backend_that_has_become_faster_is_believed() -> None:
     for _ in range(100):
         pace.answered(1.0, 1)
     assert pace.expected_s(0) == pytest.approx(1.0, abs=0.1)
+
+
+def test_what_was_given_up_took_longer_and_patience_is_not_speed() -> None:
+    pace = Pace()
+    for _ in range(LEAST_ANSWERS):
+        pace.given_up(3.0, 1)
+    expected_s = pace.expected_s(0)
+    assert expected_s is not None and 3.0 < expected_s < 4.0
+    for _ in range(100):
+        pace.given_up(0.1, 1)
+    assert pace.expected_s(0) == expected_s
+    for _ in range(100):
+        pace.answered(0.5, 1)
+    assert pace.expected_s(0) == pytest.approx(0.5, abs=0.1)

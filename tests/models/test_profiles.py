@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.errors import ConfigError
+from models.local.gpus import KNOWN_GPUS
 from models.local.profiles import EngineOptions, architecture_of, catalogue, flags, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,7 @@ def test_the_catalogue_has_what_a_24_gb_card_and_a_larger_one_need() -> None:
     assert {"qwen3-8b-awq", "qwen3-8b-fp8", "qwen3-14b-awq", "qwen3-14b-fp8", "qwen3-32b-fp8"} <= set(profiles)
     for profile in profiles.values():
         assert profile.architecture is not None and profile.rate_card is not None
+        assert profile.rate_card.gpu in KNOWN_GPUS or profile.name == "embedded"
         assert profile.engine.max_model_len <= profile.architecture.context_tokens
         assert profile.capabilities().context_tokens == profile.engine.max_model_len
 

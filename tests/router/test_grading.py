@@ -56,6 +56,9 @@ def test_an_answer_as_a_model_writes_it(checker: str, answer: str, reference: st
         ("7/0", None),
         ("1 and 2", None),
         ("none", None),
+        ("9" * 5_000, None),
+        ("1 " + "9" * 5_000 + "/7", None),
+        ("0." + "3" * 5_000, None),
     ],
 )
 def test_a_text_has_one_value_or_none(text: str, value: Fraction | None) -> None:

@@ -32,6 +32,7 @@ def test_every_shipped_file_parses_and_is_explained_in_the_readme(path: Path) ->
         (SMALL + "listen: {port: 99999}", "listen.port: Input should be less than or equal to 65535"),
         ("tiers: [{name: auto, backends: [{kind: engine}]}]", "'auto' is reserved"),
         (SMALL + "listen: {host: 0.0.0.0}\nauth: {required: false}", "keys cannot be turned off"),
+        (SMALL + "ray: {address: '192.0.2.1:6379'}\nauth: {required: false}", "keys cannot be turned off"),
         (SMALL + "routing: {default_tier: big}", "there is no tier 'big'"),
         (SMALL + "listen: {host: 0.0.0.0, admin_port: 8000}", "listen.admin_port: the service itself listens there"),
         (
@@ -97,3 +98,9 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             found.append(path)
     return found
+
+
+def test_on_a_cluster_of_nodes_keys_are_required_even_on_loopback() -> None:
+    """Each replica has a port on the nodes' network."""
+    assert not parse(SMALL).auth_required
+    assert parse(SMALL + "ray: {address: '192.0.2.1:6379'}").auth_required

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from models.errors import KeyRejected
 from models.fake import Step
 from models.pace import LEAST_ANSWERS
 from serving.ledger import keys
@@ -123,3 +124,31 @@ async def test_when_every_tier_would_be_late_the_wanted_one_is_asked(setup: Setu
         setup.small.script = [Step()]
         response, _ = await service.ask("in a hurry", farthing={"deadline_ms": 200})
     assert (response.status, response.headers["x-farthing-route"]) == (200, "small")
+
+
+@pytest.mark.parametrize("asked_before", [0, 1])
+async def test_a_late_tier_is_asked_where_the_others_fail_or_cannot_be_asked(setup: Setup, asked_before: int) -> None:
+    setup.small.script = [Step(delay_s=0.6)]
+    setup.frontier.script = [Step(error=KeyRejected("no"))]
+    async with running(setup) as service:
+        await asyncio.gather(*(service.ask(f"question {n}") for n in range(LEAST_ANSWERS)))
+        for n in range(asked_before):  # then it is left alone
+            await service.ask(f"{n}", model="frontier")
+        setup.small.script = [Step()]
+        response, _ = await service.ask("in a hurry", farthing={"deadline_ms": 500})
+    assert (response.status, response.headers["x-farthing-route"]) == (200, "small")
+    assert response.headers["x-farthing-reason"] == "easy"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_tier_that_is_in_time_for_nobody_is_known_to_be_late(setup: Setup, stream: bool) -> None:
+    setup.small.script = [Step(word_s=1.0)]
+    hurry = {"deadline_ms": 1000}
+    async with running(setup) as service:
+        ask = service.stream if stream else service.ask
+        await asyncio.gather(*(ask(f"question {n}", farthing=hurry) for n in range(LEAST_ANSWERS)))
+        response, _ = await ask("and one more", farthing=hurry)
+    assert (response.headers["x-farthing-route"], response.headers["x-farthing-reason"]) == (
+        "frontier",
+        "fallback_late",
+    )

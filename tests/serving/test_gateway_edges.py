@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from models.errors import Overloaded, Unavailable
+from models.errors import KeyRejected, Overloaded, Unavailable
 from models.fake import Step
 from serving.cache.exact import ExactCache
 from serving.deciding import RemoteDecider
@@ -91,6 +91,16 @@ async def test_what_was_answered_while_the_router_was_down_is_not_kept(setup: Se
         setup.router_fails = False
         response, _ = await service.ask(HARD)
         assert (response.headers["x-farthing-route"], response.headers["x-farthing-cache"]) == ("frontier", "miss")
+
+
+async def test_a_makeshift_order_is_not_stored_whoever_of_it_answers(setup: Setup) -> None:
+    """What the policy would have wanted is not known: whoever stood in for the first may be weaker than that."""
+    setup.router_fails, setup.small.script = True, [Step(error=KeyRejected("no"))]
+    async with running(setup) as service:
+        first, _ = await service.ask("hello")
+        again, _ = await service.ask("hello")
+    assert first.headers["x-farthing-reason"].startswith("fallback_")
+    assert again.headers["x-farthing-cache"] == "miss"
 
 
 async def test_an_answer_under_way_during_a_deletion_is_not_kept(setup: Setup) -> None:

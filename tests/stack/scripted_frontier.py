@@ -1,4 +1,4 @@
-"""A frontier that answers at once and counts its tokens; run as a process by the stack tests."""
+"""A frontier that answers at once and counts its tokens, or breaks when asked to; a process of the stack tests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 import orjson
 from aiohttp import web
 
+BREAK = "Answer with status 500."
 WORDS = ["The", " frontier", " has", " spoken", "."]
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     body = await request.json()
+    if BREAK in body["messages"][-1]["content"]:
+        return web.json_response({"error": {"message": "broken on demand"}}, status=500)
     usage = {"prompt_tokens": 20, "completion_tokens": len(WORDS), "total_tokens": 20 + len(WORDS)}
     head = {"id": "chatcmpl-frontier", "created": 1, "model": body["model"]}
     if not body.get("stream"):

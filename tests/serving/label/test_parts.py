@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from models.errors import ConfigError
 from serving.label import code, judge
 from serving.label.arguments import add_arguments
+from serving.label.client import Stopped
 from serving.label.work import WorkFile
 from tests.serving.conftest import running
 from tests.serving.label.conftest import Setup, read_lines, sums, write_lines
@@ -62,6 +67,27 @@ def test_a_work_file_keeps_what_was_written_and_only_whole_lines(tmp_path: Path)
         WorkFile.open(path, {"small": "t"})
 
 
+def test_a_full_disk_leaves_whole_lines_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    path, entry = tmp_path / "w", {"key": "k", "what": "s", "cost_usd": 0.5, "text": "a" * 100}
+    work = WorkFile.open(path, {})
+    work.add(entry)
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for room_bytes in (50, 0):  # half a line, then nothing at all
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + room_bytes, limits[1]))
+            with pytest.raises(Stopped, match="cannot write"):
+                work.add({**entry, "key": "l"})
+            assert path.read_bytes() == whole and work.spent_usd == 0.5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    work.add({**entry, "key": "m"})
+    work.close()
+    again = WorkFile.open(path, {})
+    assert list(again.answers) == [("k", "s"), ("m", "s")]
+    again.close()
+
+
 @pytest.mark.parametrize(
     "line", [b"no json\n", b"[]\n", b'{"settings":{}}\n{"key":"k"}\n', b'{"settings":{}}\n5\n', b"one line"]
 )
@@ -107,6 +133,18 @@ async def test_code_sees_no_secret_and_what_it_starts_ends(monkeypatch: pytest.M
     assert not mark.exists()
 
 
+async def test_what_the_code_starts_ends_also_out_of_its_group(tmp_path: Path) -> None:
+    if not await code.network_is_cut():
+        pytest.skip("the kernel lets us make no process numbers")
+    began, mark = tmp_path / "began", tmp_path / "mark"
+    words = f"['sh', '-c', 'touch {began}; sleep 1; touch {mark}']"
+    late = f"import os, subprocess, time\nsubprocess.Popen({words}, start_new_session=True)\n"
+    late += f"while not os.path.exists('{began}'): time.sleep(0.01)"
+    assert await code.passes(late, "")
+    await asyncio.sleep(1.5)
+    assert began.exists() and not mark.exists()
+
+
 async def test_code_has_no_network_where_it_can_be_cut() -> None:
     if not await code.network_is_cut():
         pytest.skip("the kernel lets us make no network")
@@ -137,6 +175,8 @@ async def test_code_has_to_be_allowed(classroom: Setup, label: Any, tmp_path: Pa
         (["--url", "localhost:8000"], "an address like"),
         (["--key-file", "/nowhere/key"], "cannot read the key"),
         (["--out", "/nowhere/out.jsonl"], "cannot write"),
+        (["--out", "/"], "a file is expected"),
+        (["--out", "."], "a file is expected"),
     ],
 )
 async def test_a_mistake_is_told_before_anything_is_asked(
@@ -147,6 +187,36 @@ async def test_a_mistake_is_told_before_anything_is_asked(
         str(file), "--out", str(tmp_path / "o"), "--max-usd", "1", "--url", "http://127.0.0.1:9", *words
     )
     assert code_ == 2 and says in told
+
+
+async def test_the_prompts_are_not_written_over_and_a_key_is_one(
+    label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_lines(tmp_path / "in.jsonl", sums(3))
+    words, before = ["--max-usd", "1", "--url", "http://127.0.0.1:9"], file.read_bytes()
+    code_, told = await label(str(file), "--out", str(tmp_path / "." / "in.jsonl"), *words)
+    assert code_ == 2 and "would replace the prompts" in told and file.read_bytes() == before
+    for key in (b"fk-\xff", b"fk-secret\nand more", "fk-\u200bsecret".encode()):
+        (tmp_path / "key").write_bytes(key)
+        code_, told = await label(str(file), "--out", str(tmp_path / "o"), *words, "--key-file", str(tmp_path / "key"))
+        assert code_ == 2 and "holds no key" in told and "secret" not in told
+    monkeypatch.setenv("FARTHING_API_KEY", "fk-secret\r\nx: y")
+    code_, told = await label(str(file), "--out", str(tmp_path / "o"), *words)
+    assert code_ == 2 and "FARTHING_API_KEY holds no key" in told
+
+
+@pytest.mark.parametrize("error", ["not found", ["not found"], None])
+async def test_an_error_in_another_servers_words_ends_the_run(label: Any, tmp_path: Path, error: Any) -> None:
+    async def refuse(_request: web.Request) -> web.Response:
+        return web.json_response({"error": error}, status=404)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", refuse)
+    file = write_lines(tmp_path / "in.jsonl", sums(3))
+    async with TestServer(app) as server:
+        words = ["--max-usd", "1", "--url", str(server.make_url("")), "--parallel", "1"]
+        code_, told = await label(str(file), "--out", str(tmp_path / "o"), *words)
+    assert code_ == 1 and "does not know this tier" in told
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

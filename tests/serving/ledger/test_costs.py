@@ -73,6 +73,20 @@ def test_sums_are_those_of_the_rows(store: Store, put: Put) -> None:
     assert costs_.spent_nusd == 2 * big + 9
 
 
+def test_what_each_route_answered_on_each_day(store: Store, put: Put) -> None:
+    day_ms = 24 * HOUR_MS
+    put(
+        row("a", at_ms=day_ms - 1, status="answered", route="small"),
+        row("b", at_ms=day_ms, status="answered", route="small", input_tokens=3),
+        row("c", at_ms=day_ms + 1, status="coalesced", route="small", input_tokens=4),
+        row("d", at_ms=day_ms + 2, status="failed", route="small", input_tokens=5),
+        row("e", at_ms=2 * day_ms - 1, status="cached", route="cache"),
+    )
+    found = report(store, 0, 3 * day_ms)
+    assert found.answered_by_day == {"1970-01-01": {"small": 1}, "1970-01-02": {"small": 2, "cache": 1}}
+    assert found.routes["small"] == Line(4, 12, 0, 0, 0, 0)
+
+
 def test_one_tenant(store: Store, put: Put) -> None:
     put(row("a", tenant="t", cost_nusd=1), row("b", tenant="u", cost_nusd=2))
     store.extend_uptime("small/0", 0, HOUR_MS, 100)

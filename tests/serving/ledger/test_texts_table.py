@@ -38,6 +38,13 @@ def test_old_ones_go_then_the_oldest_until_the_rest_fits(store: Store) -> None:
     assert texts.prune(store, 30, 0) == 500
 
 
+def test_for_ever_is_a_time_too_and_does_not_keep_the_size_from_being_held(store: Store) -> None:
+    fill(store, 10, size_bytes=10)
+    for_ever = 999_999_999_999
+    assert store.retain(for_ever) == 0
+    assert texts.prune(store, for_ever, 50) == 5
+
+
 def test_rows_and_texts_of_a_tenant_and_of_old_times_go_together(store: Store) -> None:
     fill(store, 3, tenant="a")
     fill(store, 2, tenant="b")

@@ -157,6 +157,19 @@ def test_a_pattern_that_takes_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatc
         Redactor({"SLOW": r"(?:a|a)+(?:a|a)+(?:a|a)+b"}).redact("a" * 5_000, Counter())
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("redis://:hunter2@cache:6379/0", "redis://[SECRET]@cache:6379/0"),
+        ("see http://[::1]:80/a:b@c", "see http://[[IP]]:80/a:b@c"),
+        ("DE89\u00a03704\u00a00044\u00a00532\u00a00130\u00a000.", "[IBAN]."),
+        ("令牌eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc-_1好", "令牌[SECRET]好"),
+    ],
+)
+def test_as_it_is_written_elsewhere(text: str, left: str) -> None:
+    assert clean(text) == left
+
+
 def test_json_is_read_through_and_through() -> None:
     value = {"to a@b.org": ["x", 4111111111111111, 7, True, None, 0.5, {"n": "+49 30 1234567"}]}
     found: Counter[str] = Counter()
@@ -167,7 +180,8 @@ def test_json_is_read_through_and_through() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["a", "1 ", "1", ":", "-----BEGIN PRIVATE KEY-----", "a.", "a@", "+1 ", "://a:", "0171 "]
+    "unit",
+    ["a", "1 ", "1", ":", "-----BEGIN PRIVATE KEY-----", "a.", "a@", "+1 ", "://a:", "0171 ", "eyJ-", "AB12 ", "4111 "],
 )
 def test_long_texts_end(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quadratic would take minutes, and this test's time limit ends it; a busy machine's two seconds would not."""

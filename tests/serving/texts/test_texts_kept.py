@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from models.errors import Unavailable
@@ -115,6 +116,28 @@ async def test_a_failed_request_keeps_its_prompt(keeping: Setup, stream: bool) -
     nothing_unredacted_on_disk(keeping.folder)
 
 
+async def test_a_prompt_of_which_a_part_is_token_ids_is_not_kept_and_breaks_no_export(keeping: Setup) -> None:
+    async with running(keeping) as gateway:
+        body = {"model": "small", "prompt": ["a word", [1, 2, 3]]}
+        async with gateway.http.post(f"{gateway.url}/v1/completions", json=body) as response:
+            await response.read()
+        assert await kept(gateway, 1) == []
+        (row,) = [orjson.loads(line) for line in export.lines(gateway.store, with_texts=True)]
+    assert row["text"] is None
+
+
+async def test_what_nobody_looked_at_is_neither_kept_nor_held(keeping: Setup) -> None:
+    keeping.texts, heap = Texts(enabled=True, max_kib=1), "jane.doe@example.org" * 100
+    parts = [{"type": "text", "text": "hello", "cache_control": heap}]
+    messages = [{"role": "user", "content": parts, "tool_calls": [{"heap": heap}]}]
+    async with running(keeping) as gateway:
+        await gateway.ask(messages=messages)
+        await gateway.ask(messages=[{"role": "user", "content": "hello", "name": heap}])
+        assert gateway.texts._waiting_bytes < 1024
+        (one,) = await kept(gateway, 2)
+    assert one["messages"] == [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+
+
 async def test_parts_calls_and_arguments_are_redacted_and_pictures_left_out(keeping: Setup) -> None:
     call = {
         "id": "c1",
@@ -207,6 +230,12 @@ def test_the_share_goes_by_request() -> None:
     )
 
 
+@pytest.mark.parametrize("whose", [{"tenants": []}, {"keys": []}, {"tenants": ["t"], "keys": []}])
+def test_an_empty_list_is_not_everybody(whose: dict[str, list[str]]) -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        Texts(enabled=True, **whose)
+
+
 class Counted:
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -254,7 +283,7 @@ async def test_a_text_that_cannot_be_redacted_is_dropped(
 
 
 async def test_the_queue_is_bounded(keeping: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.texts.log.MAX_WAITING_BYTES", 250)
+    monkeypatch.setattr("serving.texts.log.MAX_WAITING_BYTES", 330)
     async with running(keeping) as gateway:
         counts = gateway.texts.counts = Counted()  # type: ignore[assignment]
         for i in range(4):

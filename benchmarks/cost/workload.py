@@ -1,0 +1,181 @@
+"""What a benchmark asks and when: requests as JSON lines, and what each model once answered to them.
+
+A workload is a folder of two files (docs/cost-benchmark.md has every field):
+
+    requests.jsonl   one `Request` a line, in the order of arrival
+    answers.jsonl    one `Answer` a line: what a model once said to a question, for servers that replay it
+
+Either may stand alone: requests without answers need real backends. Knows no service and draws no numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args
+
+from benchmarks.child import BenchmarkError
+
+Kind = Literal["new", "repeat", "paraphrase"]
+Message = Mapping[str, Any]
+REQUESTS: Final = "requests.jsonl"
+ANSWERS: Final = "answers.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `question` is equal for all that one answer serves: a repeat's and a paraphrase's is the original's.
+
+    `arrival_s` counts from the start of the workload. `reference` and `checker` (router/grading.py) are both given or
+    both None. `deferrable`: may be answered hours later. `group` is the kind of question, `phase` a part of the run:
+    all of one are asked, and answered, before the next begins.
+    """
+
+    id: str
+    arrival_s: float
+    messages: Sequence[Message]
+    question: str
+    kind: Kind = "new"
+    tenant: str = "benchmark"
+    reference: str | None = None
+    checker: str | None = None
+    max_tokens: int | None = None
+    deferrable: bool = False
+    group: str = ""
+    phase: int = 0
+
+    @property
+    def text(self) -> str:
+        """The last user message: what is compared by meaning, and what a replayed answer is found by."""
+        return last_user_text(self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `model` once said. Tokens are the provider's own counts where the source has them."""
+
+    question: str
+    model: str
+    text: str
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`facts` says how it came about: sources, rates, seed, and what is not real about it."""
+
+    name: str
+    requests: Sequence[Request]
+    answers: Sequence[Answer] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        return self.requests[-1].arrival_s if self.requests else 0.0
+
+    def recorded(self) -> dict[str, dict[str, Answer]]:
+        """model -> question -> its answer."""
+        found: dict[str, dict[str, Answer]] = {}
+        for answer in self.answers:
+            found.setdefault(answer.model, {})[answer.question] = answer
+        return found
+
+
+def last_user_text(messages: Sequence[Message]) -> str:
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            content = message.get("content")
+            return content if isinstance(content, str) else json.dumps(content, sort_keys=True)
+    return ""
+
+
+def write(workload: Workload, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in ((REQUESTS, workload.requests), (ANSWERS, workload.answers)):
+        lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        (folder / name).write_text("".join(lines), encoding="utf-8")
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Raises BenchmarkError with file and line for what cannot be used."""
+    found = [_request(data, where) for where, data in objects(path)]
+    if not found:
+        raise BenchmarkError(f"{path} has no requests: one JSON object a line is expected")
+    ids: set[str] = set()
+    for request in found:
+        if request.id in ids:
+            raise BenchmarkError(f"{path}: the id '{request.id}' occurs twice")
+        ids.add(request.id)
+    return sorted(found, key=lambda request: request.arrival_s)
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """Raises BenchmarkError as `read_requests`."""
+    return [_made(Answer, data, where) for where, data in objects(path)]
+
+
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`file:line` and the object of each line, plain or gzip. Raises BenchmarkError."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
+    except (OSError, EOFError, UnicodeDecodeError) as exc:
+        raise BenchmarkError(f"cannot read {path}: {exc}") from exc
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as exc:
+        raise BenchmarkError(f"{where}: not JSON ({exc})") from exc
+    if not isinstance(data, dict):
+        raise BenchmarkError(f"{where}: an object is expected, one request a line")
+    return data
+
+
+Made = TypeVar("Made", Request, Answer)
+
+
+def _made(kind: type[Made], data: Mapping[str, Any], where: str) -> Made:
+    names = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(data) - names):
+        raise BenchmarkError(f"{where}: unknown field '{unknown[0]}'; the fields are {', '.join(sorted(names))}")
+    try:
+        return kind(**data)
+    except TypeError as exc:
+        raise BenchmarkError(f"{where}: {str(exc).partition('()')[2].strip() or exc}") from exc
+
+
+def _request(data: dict[str, Any], where: str) -> Request:
+    request = _made(Request, {"question": data.get("id"), **data}, where)
+    if not isinstance(request.arrival_s, int | float) or request.arrival_s < 0:
+        raise BenchmarkError(f"{where}: arrival_s is a number of seconds from the start, not {request.arrival_s!r}")
+    if not _are_messages(request.messages):
+        raise BenchmarkError(f"{where}: messages is a list of objects with a role, one of them the user's")
+    if (request.reference is None) != (request.checker is None):
+        raise BenchmarkError(f"{where}: reference and checker go together")
+    if request.kind not in get_args(Kind):
+        raise BenchmarkError(f"{where}: kind is one of {', '.join(get_args(Kind))}, not {request.kind!r}")
+    return request
+
+
+def _are_messages(messages: Any) -> bool:
+    if not isinstance(messages, list) or not all(isinstance(m, dict) and m.get("role") for m in messages):
+        return False
+    return any(m["role"] == "user" for m in messages)
+
+
+def by_text(requests: Iterable[Request]) -> dict[str, str]:
+    """Last user text -> question. Two questions may not share a text: a replayed answer would be a guess."""
+    found: dict[str, str] = {}
+    for request in requests:
+        if found.setdefault(request.text, request.question) != request.question:
+            raise BenchmarkError(f"questions '{found[request.text]}' and '{request.question}' have the same words")
+    return found

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.child import BenchmarkError
+from benchmarks.cost import live
+from benchmarks.cost.drive import Reply
+from benchmarks.cost.live import Journal, Live
+from router.grading import grade
+
+PRICE = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2, "as_of": "2026-11-26", "source": "a test"}
+CONFIG = {
+    "tiers": [
+        {"name": "own", "backends": [{"kind": "engine", "profile": "embedded"}]},
+        {"name": "mini", "backends": [{"kind": "http", "url": "http://x/v1", "model": "m"}], "price": PRICE},
+        {"name": "big", "backends": [{"kind": "http", "url": "http://x/v1", "model": "gpt-4o-2024-08-06"}]},
+    ],
+    "cache": {"semantic": {"mode": "serve"}},
+}
+
+
+def test_tiers_get_the_prices_and_roles_they_have_in_the_service() -> None:
+    own, mini, big = live.tiers_of(CONFIG)
+    assert [tier.role for tier in (own, mini, big)] == ["small", "cheap", "frontier"]
+    at = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
+    assert "$1, " in mini.price.describe(at)
+    assert "gpt-4o" in big.price.describe(at)
+    assert live.gpu_of([own, mini, big]).usd_per_hour == pytest.approx(0.04)
+    assert live.gpu_of([mini, big]).usd_per_hour == 0.0
+
+
+def test_each_tier_is_a_row_and_then_the_configuration_with_the_caches_that_are_on() -> None:
+    tiers = live.tiers_of(CONFIG)
+    names = [row.name for row in live.rows_of(CONFIG, tiers)]
+    assert names == ["all-own", "all-mini", "all-big", "routed", "routed-exact", "routed-semantic"]
+    assert "routed-semantic" not in [row.name for row in live.rows_of({**CONFIG, "cache": {}}, tiers)]
+
+
+def test_a_journal_gives_back_what_was_answered_and_not_what_failed(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.keep("all-own", Reply("a", 0.0, 1.0, text="yes", route="own"))
+    journal.keep("all-own", Reply("b", 0.0, 1.0, error="status 500"))
+    journal.close()
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"row": "all-own", "reply": {"id": "c", "at')  # cut off in the middle
+    again = Journal(path)
+    again.close()
+    assert again.replies == {"all-own": {"a": Reply("a", 0.0, 1.0, text="yes", route="own")}}
+
+
+def test_no_journal_is_needed(tmp_path: Path) -> None:
+    journal = Journal(None)
+    journal.keep("row", Reply("a", 0.0, 1.0))
+    journal.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_without_tiers_is_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("listen: {}\n", encoding="utf-8")
+    with pytest.raises(BenchmarkError, match="has no tiers"):
+        live.read_config(path)
+
+
+def test_a_hit_is_right_when_its_text_was_once_a_fresh_answer_to_that_question() -> None:
+    asked = live.arithmetic(20, 1.0)
+    tiers = live.tiers_of(CONFIG)
+    of = Live(asked, tiers, Journal(None), 1.0, datetime.datetime.now(datetime.UTC))
+    replies = {r.id: Reply(r.id, 0.0, 1.0, text=f"It is {r.reference}", route="own") for r in asked.requests}
+    repeat = next(r for r in asked.requests if r.kind == "repeat")
+    replies[repeat.id] = replace(replies[repeat.id], cache="exact", route="cache")
+    scored = {s.request.id: s for s in of.scored(replies)}
+    assert not scored[repeat.id].wrong_hit
+    assert scored[repeat.id].right
+    assert scored["sum/0"].reply.route == "small"
+    replies[repeat.id] = replace(replies[repeat.id], text="It is 1")
+    assert {s.request.id: s for s in of.scored(replies)}[repeat.id].wrong_hit
+
+
+def test_the_sums_are_graded_by_their_own_reference_and_repeat_now_and_then() -> None:
+    asked = live.arithmetic(40, 2.0).requests
+    assert sum(r.kind == "repeat" for r in asked) == 4
+    for request in asked:
+        a, b = (int(part.strip("? ")) for part in request.text.partition("is ")[2].partition("?")[0].split("+"))
+        assert request.reference is not None
+        assert grade(f"The sum is {a + b}.", request.reference, "number")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.cost import loads
+from benchmarks.cost.accounting import Driven, Scored
+from benchmarks.cost.architectures import Gpu
+from benchmarks.cost.drive import Reply
+from benchmarks.cost.loads import Simulated
+from benchmarks.cost.prices import Prices
+from benchmarks.cost.replayed import Speeds
+from benchmarks.cost.workload import Answer, Request
+
+MODELS = {"small": "s", "cheap": "gpt-4o-mini-2024-07-18", "frontier": "gpt-4o-2024-08-06"}
+GPU = Gpu(usd_per_hour=0.36, prefill_tokens_per_s=1000, decode_tokens_per_s=100)
+BY = Simulated(
+    Prices.of(MODELS, GPU), {MODELS["cheap"]: {"q": Answer("q", MODELS["cheap"], "t", 100, 90)}}, GPU, Speeds.usual()
+)
+
+
+def scored(number: int, route: str, output_tokens: int = 50, cache: str = "miss") -> Scored:
+    request = Request(f"r{number}", float(number), [{"role": "user", "content": "x"}], "q")
+    reply = Reply(
+        request.id, float(number), 2.0, 0.5, "t", route, cache=cache, input_tokens=100, output_tokens=output_tokens
+    )
+    return Scored(request, reply, 0 if cache == "exact" else 7_000, None, False)
+
+
+def test_a_small_answer_carries_its_work_and_what_the_next_tier_would_have_billed_and_taken() -> None:
+    small, long, hosted, hit = BY.asked(
+        [scored(0, "small", 50), scored(1, "small", 150), scored(2, "frontier"), scored(3, "cache", cache="exact")]
+    )
+    assert (small.work + long.work) / 2 == pytest.approx(1.0)
+    assert long.work > small.work
+    assert small.usd == pytest.approx((100 * 0.15 + 90 * 0.60) / 1e6)
+    assert small.latency_s == pytest.approx(0.4 + 90 / 90)
+    assert (hosted.tier, hosted.usd, hosted.latency_s, hosted.work) == ("frontier", 7e-6, 2.0, 0.0)
+    assert (hit.usd, hit.work) == (0.0, 0.0)
+
+
+def test_the_simulated_gpu_is_as_slow_alone_and_as_fast_full_as_the_replayed_one() -> None:
+    engine = BY.engine([scored(0, "small", 60)])
+    assert engine.seconds(1) == pytest.approx(0.02 + 0.1 + 1.0)
+    assert engine.busy_s == pytest.approx(0.1 + 0.6)
+
+
+def test_rows_without_a_gpu_are_drawn_by_their_ends() -> None:
+    run = Driven("all-frontier", "all", [scored(i, "frontier") for i in range(20)], 20.0, 0, ())
+    points = loads.points([run], BY, 0)
+    assert len(points) == 2
+    assert [point.parts.total_usd for point in points] == pytest.approx([0.007, 0.007])
