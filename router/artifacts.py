@@ -33,16 +33,21 @@ class Manifest:
 
 
 def write(root: Path, manifest: Manifest, files: dict[str, bytes]) -> Path:
-    """Write a whole artifact and make it current. Raises ConfigError when the version exists already."""
+    """Write a whole artifact and make it current; one that is there already, with the same files, is only made current.
+
+    Raises ConfigError when the version exists with other files.
+    """
     folder = root / manifest.version
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     if folder.exists():
-        raise ConfigError(f"artifact {manifest.version} exists already in {root}; choose another version")
+        if read(folder).files != hashes:
+            raise ConfigError(f"artifact {manifest.version} exists already in {root}; choose another version")
+        point_to(root, manifest.version)
+        return folder
     draft = root / f".draft-{uuid.uuid4().hex}"
     draft.mkdir(parents=True)
-    hashes = {}
     for name, data in files.items():
         (draft / name).write_bytes(data)
-        hashes[name] = hashlib.sha256(data).hexdigest()
     whole = asdict(manifest) | {"files": hashes}
     (draft / "manifest.json").write_text(json.dumps(whole, indent=1, sort_keys=True), encoding="utf-8")
     draft.rename(folder)

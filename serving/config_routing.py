@@ -52,3 +52,11 @@ class Routing(_Frozen):
     default_tier: str | None = None  # when the router fails or is late; the first tier if not set
     deadline_ms: Positive = 200
     artifacts: Path | None = None
+
+    @model_validator(mode="after")
+    def _cascade_is_tried(self) -> Self:
+        if self.cascade.mode != "off" and self.decider == "learned" and self.learned.mode == "shadow":
+            raise ValueError(
+                "cascade: with learned.mode 'shadow' the rules answer and nothing is tried; set it to 'act'"
+            )
+        return self

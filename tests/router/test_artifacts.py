@@ -38,6 +38,13 @@ def test_a_version_is_written_once(tmp_path: Path) -> None:
     assert (load(tmp_path)[1] / "a").read_bytes() == b"1"
 
 
+def test_the_same_artifact_made_again_is_made_current(tmp_path: Path) -> None:
+    first = write(tmp_path, manifest("v1"), {"a": b"1"})
+    write(tmp_path, manifest("v2"), {"a": b"2"})
+    assert write(tmp_path, manifest("v1"), {"a": b"1"}) == first
+    assert load(tmp_path)[0].version == "v1"
+
+
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, manifest("v1"), {"a": b"1"})
     (folder / "a").write_bytes(b"2")

@@ -48,6 +48,10 @@ def test_every_shipped_file_parses_and_is_explained_in_the_readme(path: Path) ->
         (SMALL + "routing: {thresholds: {small: 2}}", "routing.thresholds.small: Input should be less than"),
         (SMALL + "routing: {cascade: {mode: act}}", "routing.cascade: artifacts: name the folder"),
         (SMALL + "routing: {cascade: {mode: act, artifacts: x}}", "the first tier must be our own engine"),
+        (
+            SMALL + "routing: {decider: learned, artifacts: x, cascade: {mode: shadow, artifacts: x}}",
+            "routing: cascade: with learned.mode 'shadow'",
+        ),
         (SMALL + "routing: {cascade: {band: [1, 0]}}", "routing.cascade: band: the lower end comes first"),
         (SMALL + "aliases: {gpt: nothing}", "aliases.gpt: 'nothing' is neither"),
         (SMALL.replace("]}]", "]}, {name: small, backends: [{kind: engine}]}]"), "the name 'small' is used twice"),
