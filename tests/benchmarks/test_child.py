@@ -22,8 +22,9 @@ if sys.argv[1] == "leave": os._exit(0)
 time.sleep(300)
 """
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from benchmarks.child import Nursery, guarded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background ignores it
 def work(folder):
     with Nursery(folder).child("sleeper", [sys.executable, "-c", "import time; time.sleep(300)"]) as child:
         print(child.process.pid, folder, flush=True)

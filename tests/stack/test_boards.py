@@ -24,8 +24,9 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
 ]
-NOT_HERE = ("farthing_gpu_", 'part="wasted"')
-"""An NVIDIA GPU is not here; answers that were paid and thrown away do not happen in this configuration."""
+NOT_HERE = ("farthing_gpu_", 'part="wasted"', "farthing_cascade_", "farthing_texts_", "farthing_feedback_")
+"""An NVIDIA GPU is not here; the cascade, whose dropped answers are the wasted ones, and kept texts are
+off; nobody complains."""
 PROOF = "Prove step by step that sqrt(3) is irrational. You must give at least two proofs."
 
 
