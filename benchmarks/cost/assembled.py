@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.cost import assumptions, loads, prices, rows
@@ -229,12 +230,18 @@ def low_loads(low: Sequence[Driven], by: Simulated, gpu: Gpu, seed: int) -> tupl
 def provenance(began: Began) -> dict[str, Any]:
     """The fields of a run that say where it comes from."""
     hardware = dict(began.machine)
+    told = {k: v if isinstance(v, int | float | list) else _without_folder(str(v)) for k, v in began.options.items()}
     return {
         "versions": hardware.pop("versions"),
         "commit": hardware.pop("commit"),
         "hardware": hardware,
         "at": began.at,
-        "command": f"python -m benchmarks.cost {shlex.join(sys.argv[1:])}",
+        "command": f"python -m benchmarks.cost {shlex.join(map(_without_folder, sys.argv[1:]))}",
         "duration_s": round(time.monotonic() - began.monotonic_s, 1),
-        "config": {k: v if isinstance(v, int | float | str | list) else str(v) for k, v in began.options.items()},
+        "config": told,
     }
+
+
+def _without_folder(argument: str) -> str:
+    """A result is for others to read: where a file lay on this machine tells them nothing."""
+    return Path(argument).name if argument.startswith("/") else argument
