@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 
 def announce(folder: Path) -> int:
     """Say that this process serves from now on. Returns the descriptor that must stay open; closing it takes leave."""
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
+    # A name of its own: whoever removes what a dead one left must not remove what took its place under the same name.
+    name = f"{os.getpid()}-{secrets.token_hex(4)}"
+    draft = folder.with_name(f".{folder.name}-{name}")
     fd = os.open(draft, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    draft.replace(folder / str(os.getpid()))  # seen only once locked: a look in between would take it for a dead one's
+    draft.replace(folder / name)  # seen only once locked: a look in between would take it for a dead one's
     return fd
 
 

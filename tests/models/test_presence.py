@@ -21,7 +21,7 @@ def test_nobody_is_there_before_anyone_came(tmp_path: Path) -> None:
 def test_who_announced_itself_is_there_until_it_takes_leave(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     fd = announce(folder)
-    assert [p.name for p in folder.iterdir()] == [str(os.getpid())]
+    assert [p.name.split("-")[0] for p in folder.iterdir()] == [str(os.getpid())]
     os.close(fd)
     assert not anyone(folder)
     assert list(folder.iterdir()) == []  # what was left behind is removed
@@ -43,14 +43,18 @@ def test_those_who_look_while_engines_come_and_go_disturb_none(tmp_path: Path) -
     """A look takes the lock for a moment: it must not make an engine that is just starting fail."""
     folder = tmp_path / "small"
     looking = "import sys, pathlib; from models.local.presence import anyone\n"
-    looking += "while True: anyone(pathlib.Path(sys.argv[1]))"
-    lookers = [subprocess.Popen([sys.executable, "-c", looking, str(folder)], cwd=ROOT) for _ in range(2)]
+    looking += "print(1, flush=True)\nwhile True: anyone(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", looking, str(folder)]
+    lookers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
     try:
+        for looker in lookers:
+            assert looker.stdout is not None
+            assert looker.stdout.readline() == b"1\n"  # from here on they look
         for _ in range(300):
             fd = announce(folder)
-            assert (folder / str(os.getpid())).exists()
+            assert len(list(folder.glob(f"{os.getpid()}-*"))) >= 1 and anyone(folder)
             os.close(fd)
     finally:
         for looker in lookers:
             looker.kill()
-            looker.wait()
+            looker.communicate()
