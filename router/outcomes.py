@@ -172,7 +172,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{where}: not JSON ({error})") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{where}: an object is expected, one row a line")
+        raise ConfigError(f"{where}: an object is expected, one a line")
     return data
 
 

@@ -11,7 +11,6 @@ Either may stand alone: requests without answers need real backends. Knows no se
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from benchmarks.child import BenchmarkError
+from models.errors import ConfigError
+from router import outcomes
 
 Kind = Literal["new", "repeat", "paraphrase"]
 Message = Mapping[str, Any]
@@ -122,22 +123,9 @@ def read_answers(path: Path) -> list[Answer]:
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """`file:line` and the object of each line, plain or gzip. Raises BenchmarkError."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as exc:
-        raise BenchmarkError(f"cannot read {path}: {exc}") from exc
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        data = json.loads(line)
-    except ValueError as exc:
-        raise BenchmarkError(f"{where}: not JSON ({exc})") from exc
-    if not isinstance(data, dict):
-        raise BenchmarkError(f"{where}: an object is expected, one request a line")
-    return data
+        yield from ((f"{path}:{number}", data) for number, data in outcomes.objects(path))
+    except ConfigError as exc:
+        raise BenchmarkError(exc.message) from exc
 
 
 Made = TypeVar("Made", Request, Answer)
