@@ -130,6 +130,16 @@ def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path)
 
 
+@pytest.fixture
+def seen(setup: Setup) -> Any:
+    """A setup whose small model is tried for what the rules find easy; `seen` is what it decided."""
+    from tests.serving.cascades import Seen, arrange  # it imports this file
+
+    counted = Seen()
+    arrange(setup, counted)
+    return counted
+
+
 @pytest.fixture(scope="session")
 def encoder() -> TextEncoder:
     return load_default()

@@ -28,14 +28,6 @@ from tests.serving.cascades import (
 from tests.serving.conftest import Setup, running
 
 
-@pytest.fixture
-def seen(setup: Setup) -> Seen:
-    """A setup whose small model is tried for what the rules find easy; `seen` is what it decided."""
-    counted = Seen()
-    arrange(setup, counted)
-    return counted
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_sure_answer_is_kept(setup: Setup, seen: Seen, stream: bool) -> None:
     small(setup, Step(GOOD, logprob=SURE))

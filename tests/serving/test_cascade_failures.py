@@ -24,14 +24,6 @@ from tests.serving.cascades import (
 from tests.serving.conftest import Setup, running
 
 
-@pytest.fixture
-def seen(setup: Setup) -> Seen:
-    """A setup whose small model is tried for what the rules find easy; `seen` is what it decided."""
-    counted = Seen()
-    arrange(setup, counted)
-    return counted
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failure_in_the_trial_moves_on(setup: Setup, seen: Seen, stream: bool) -> None:
     small(setup, Step(SECRET, logprob=SURE, cut_after=2))
