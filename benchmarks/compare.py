@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.child import BenchmarkError
-from benchmarks.contest import tell
+from benchmarks.contest import Case, tell
 from benchmarks.cost import results_io
 from benchmarks.cost.results import Figures, Interval, Run
 from router.tables import text_table
@@ -193,7 +193,8 @@ def _contest(path: str, raw: Mapping[str, Any]) -> Result:
     measures: dict[str, Measure] = {}
     for part, rows in parts.items():
         for row in rows:
-            who = f"{part}{row['kind']} x{row['clients']} {row['contender']}"
+            case = Case(row["kind"], row["clients"], row.get("prompt_words")).name
+            who = f"{part}{case} {row['contender']}"
             shown = {RATES[kind]: HIGHER, **TIMES}
             measures |= {f"{who}: {n}": _spread(row[n], b, False) for n, b in shown.items() if row.get(n)}
     for ratio in raw.get("ratios", ()):
