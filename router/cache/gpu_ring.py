@@ -7,7 +7,7 @@ cannot say (and flat GPU indexes of faiss silently ignore a selector). Which row
 tables on the host; the tags on the device repeat them. The matrix, the tags and one search's scratch are all the memory
 it takes, bounded by `max_bytes`. For one thread only.
 
-`device="cpu"` runs the same code on torch's CPU; on CUDA it has never run so far.
+`device="cpu"` runs the same code on torch's CPU.
 """
 
 from __future__ import annotations
