@@ -105,13 +105,11 @@ class Accounts:
 
     async def reserve(self, key: ApiKey, tier: ServingTier, asked: Asked) -> Reservation:
         """Set frontier money aside; a tier of our own bills nobody. Raises BudgetExceeded."""
-        if tier.owned:
-            return Reservation(None)
-        choices = max(asked.body.get("n") or 1, asked.body.get("best_of") or 1)
-        output_tokens = choices * (asked.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
-        worst = Usage(input_tokens=asked.prompt_tokens, output_tokens=output_tokens)
-        now = datetime.datetime.now(datetime.UTC)
-        return await self.allowance.reserve(key, max(p.cost(worst, now).total_nusd for p in tier.prices.values()))
+        return Reservation(None) if tier.owned else await self.allowance.reserve(key, _worst_nusd(tier, asked))
+
+    def affords(self, key: ApiKey, tier: ServingTier, asked: Asked) -> bool:
+        """Whether `reserve` may succeed, as far as is known without asking."""
+        return tier.owned or self.allowance.affords(key, _worst_nusd(tier, asked))
 
     @contextmanager
     def spending(self, row: Row, tier: ServingTier, reservation: Reservation) -> Iterator[Spending]:
@@ -124,3 +122,12 @@ class Accounts:
                 self._charged[row.request_id] = reservation
             else:
                 self.allowance.settle(reservation, 0)
+
+
+def _worst_nusd(tier: ServingTier, asked: Asked) -> int:
+    """What a call may cost at most."""
+    choices = max(asked.body.get("n") or 1, asked.body.get("best_of") or 1)
+    output_tokens = choices * (asked.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
+    worst = Usage(input_tokens=asked.prompt_tokens, output_tokens=output_tokens)
+    now = datetime.datetime.now(datetime.UTC)
+    return max(p.cost(worst, now).total_nusd for p in tier.prices.values())

@@ -76,6 +76,8 @@ class RouterProcess:
             decision = await decide_or_refuse(self.decider, facts, deadline_s)
         if self.recall is None or facts.lookup is None or isinstance(decision, Refusal):
             return decision
+        if decision.reason == "explore":  # the drawn tier's own answer is what it is drawn for
+            return decision
         found = await self._find(self.recall, facts, decision.tiers[0], vector, until_s)
         return replace(decision, serve=found.serve, compare=found.compare, remember=found.remember)
 

@@ -210,6 +210,13 @@ class Allowance:
         account.used = account.used.plus(need)
         return Reservation(account, need.nusd)
 
+    def affords(self, key: ApiKey, nusd: int) -> bool:
+        """Whether a `reserve` of so much may succeed, by what was last heard. Asks nobody."""
+        account = self._accounts.get(key.id)
+        if not self._limited(key) or account is None or account.heard_s == float("-inf"):
+            return True
+        return account.free.nusd + account.grant.left.nusd >= max(1, nusd)
+
     def settle(self, reservation: Reservation, nusd: int) -> None:
         """Replace the reserved by what the provider bills, 0 if nothing. After the row's `close` is in the journal."""
         account = reservation.account
