@@ -70,7 +70,7 @@ class Pipeline:
             if job.lookup is None:
                 job.allow_miss()
             return None
-        job.epoch = self.memory.cache.epoch()
+        job.epoch = self.memory.cache.epoch(job.cache_key)
         if not job.reads_cache:
             job.row.cache = "bypass"
             return None
