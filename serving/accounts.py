@@ -51,6 +51,7 @@ class Spending:
         call of the same request is charged beside it."""
         assert self.tier.owned
         cost = self.tier.price_of(backend).cost(usage, datetime.datetime.now(datetime.UTC))
+        self.row.usage_estimated |= usage.estimated
         self.row.cost_wasted_nusd += cost.total_nusd
         self.row.cost_nusd += cost.total_nusd
 
@@ -58,7 +59,8 @@ class Spending:
 def fill_usage(row: Row, usage: Usage) -> None:
     row.input_tokens, row.cached_input_tokens = usage.input_tokens, usage.cached_input_tokens
     row.cache_write_tokens, row.output_tokens = usage.cache_write_tokens, usage.output_tokens
-    row.reasoning_tokens, row.usage_estimated = usage.reasoning_tokens, usage.estimated
+    row.reasoning_tokens = usage.reasoning_tokens
+    row.usage_estimated |= usage.estimated  # what was wasted before may have been
 
 
 @dataclass(slots=True)

@@ -356,7 +356,8 @@ def _uncalled_for(decision: Decision, tier: ServingTier, trial: Gate | None, dro
 
 
 def _burnt(job: Job, gate: Gate) -> Usage:
-    """What an answer on trial has cost so far: its tokens were counted as they came, its prompt is an estimate."""
+    """What an answer on trial has cost so far. Where the server has not said, its tokens were counted as they came and
+    its prompt is an estimate."""
     return gate.usage or Usage(job.asked.prompt_tokens, output_tokens=len(gate.tokens), estimated=True)
 
 
