@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from models.backend import Backend
 from models.errors import FarthingError
 from models.types import Usage
 from serving.ledger.allowance import Allowance, Reservation
@@ -31,6 +32,7 @@ class Spending:
     tier: ServingTier
     tiers: Tiers
     reservation: Reservation
+    metrics: GatewayMetrics
     charged: bool = False
 
     def charge(self, usage: Usage) -> int:
@@ -46,14 +48,15 @@ class Spending:
         row.all_frontier_nusd, row.all_cheapest_nusd = self.tiers.counterfactuals(usage, now)
         return row.cost_nusd
 
-    def waste(self, usage: Usage, backend: str) -> None:
+    def waste(self, usage: Usage, backend: Backend) -> None:
         """What a call burnt whose answer nobody will see. Of tiers of our own alone: no provider bills it, and another
         call of the same request is charged beside it."""
         assert self.tier.owned
-        cost = self.tier.price_of(backend).cost(usage, datetime.datetime.now(datetime.UTC))
+        cost = self.tier.price_of(backend.name).cost(usage, datetime.datetime.now(datetime.UTC))
         self.row.usage_estimated |= usage.estimated
         self.row.cost_wasted_nusd += cost.total_nusd
         self.row.cost_nusd += cost.total_nusd
+        self.metrics.wasted(self.tier.name, backend.model, cost.total_nusd)
 
 
 def fill_usage(row: Row, usage: Usage) -> None:
@@ -116,7 +119,7 @@ class Accounts:
     @contextmanager
     def spending(self, row: Row, tier: ServingTier, reservation: Reservation) -> Iterator[Spending]:
         """One call. What was not charged is given back at once, what was is settled when the row closes."""
-        spending = Spending(row, tier, self.tiers, reservation)
+        spending = Spending(row, tier, self.tiers, reservation, self.metrics)
         try:
             yield spending
         finally:

@@ -253,7 +253,7 @@ class Pipeline:
             spending.charge(_burnt(job, gate))
             raise
         except FarthingError:
-            spending.waste(_burnt(job, gate), reply.backend.name)
+            spending.waste(_burnt(job, gate), reply.backend)
             raise
         finally:
             if not through:
@@ -261,7 +261,7 @@ class Pipeline:
         if gate.verdict is not None and gate.acts:
             job.row.reason = "cascade_kept" if through else "cascade_dropped"
         if not through:
-            spending.waste(_burnt(job, gate), reply.backend.name)
+            spending.waste(_burnt(job, gate), reply.backend)
         reply.chunks = gate.passing(reply.chunks)
         return through
 

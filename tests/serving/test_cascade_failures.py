@@ -23,6 +23,8 @@ from tests.serving.cascades import (
 )
 from tests.serving.conftest import Setup, running
 
+COST = "farthing_cost_usd_total"
+
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failure_in_the_trial_moves_on(setup: Setup, seen: Seen, stream: bool) -> None:
@@ -177,3 +179,15 @@ async def test_a_kept_stream_that_breaks_off_is_charged_by_its_running_count(set
         await service.stream()
         row = await one_row(service)
     assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (1, 6, False)
+
+
+async def test_what_was_wasted_is_counted_for_the_tier_that_wasted_it(setup: Setup, seen: Seen) -> None:
+    small(setup, Step(SECRET, logprob=UNSURE))
+    async with running(setup) as service:
+        await service.ask()
+        row = await one_row(service)
+        samples = [s for family in service.accounts.metrics._registry.collect() for s in family.samples]
+    cost_usd = {(s.labels["route"], s.labels["model"], s.labels["part"]): s.value for s in samples if s.name == COST}
+    assert set(cost_usd) == {("small", "tiny", "wasted"), ("frontier", "huge", "input"), ("frontier", "huge", "output")}
+    assert cost_usd["small", "tiny", "wasted"] == pytest.approx(row["cost_wasted_nusd"] / 1e9)
+    assert sum(cost_usd.values()) == pytest.approx(row["cost_nusd"] / 1e9)
