@@ -87,6 +87,13 @@ texts = Table(
     Index("texts_tenant", "tenant"),
 )
 
+deleted_tenants = Table(  # for a while: of what was asked until then nothing may be kept
+    "deleted_tenants",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    _integer("until_ms"),
+)
+
 open_requests = Table(
     "open_requests",
     metadata,
