@@ -84,6 +84,7 @@ class Recall:
         self.monitor = monitor
         self.second: Callable[[str, str], Awaitable[bool]] | None = None  # a model's opinion before a hit is served
         self._asked: Recent[str, _Asked] = Recent(_MOST_PENDING)
+        self._complained: Recent[EntryId, None] = Recent(_MOST_PENDING)
         self._readings: Recent[EntryId, Reading] = Recent(_MOST_KNOWN)
         self._histories: Recent[EntryId, tuple[tuple[tuple[float, bool], ...], EntryHistory]] = Recent(_MOST_KNOWN)
         self.use(rules)
@@ -221,14 +222,16 @@ class Recall:
         return standing is not None
 
     async def complain(self, request_id: str, entry_id: str) -> bool:
-        """A caller says that what was served is wrong: it is gone when this returns, and counts as a wrong hit."""
-        asked = self._asked.get(request_id)
-        known = asked is not None and asked.served
-        if known:
-            await self.label(request_id, right=False)
+        """A caller says that what was served is wrong: it is gone when this returns, and counts as a wrong hit, once an
+        entry, whoever of those who got it complain."""
         found = from_public(entry_id)
-        gone = found is not None and bool(await self._cache.delete_entry(found))
-        if gone and not known:  # asked before a restart, too long ago, or by one who shared another's flight
+        if found is None:
+            return False
+        gone = bool(await self._cache.delete_entry(found))
+        asked = self._asked.get(request_id)  # None: before a restart, too long ago, or one who shared another's flight
+        known = asked is not None and asked.served  # and may have been evicted since
+        if (gone or known) and found not in self._complained:
+            self._complained[found] = None
             self.monitor.complained()
         return gone
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from models.fake import FakeBackend, Step
 from tests.serving.conftest import Running, Setup, running
 
@@ -46,3 +48,43 @@ async def test_an_answer_under_way_to_the_very_question_complained_about_is_not_
         again, body = await service.ask("one question")
     assert again.headers["x-farthing-cache"] == "miss"
     assert body["choices"][0]["message"]["content"] == "good"
+
+
+@pytest.mark.parametrize("leader_first", [True, False])
+@pytest.mark.parametrize("shared", [True, False], ids=["one flight", "two hits"])
+async def test_complaints_about_one_hit_by_meaning_count_once_whoever_comes_first(
+    setup: Setup, recall: Any, shared: bool, leader_first: bool
+) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        await service.ask("How do I reset my password?")
+        assert service.semantics is not None and service.router.recall is not None
+        await service.semantics.drain(5.0)
+
+        async def slowly(question: str, cached: str) -> bool:
+            await asyncio.sleep(0.3 if shared else 0)
+            return True
+
+        service.router.recall.second = slowly
+        one, other = "How can I reset my password?", "How can I reset my password?" + ("" if shared else " ")
+        answers = await asyncio.gather(service.ask(one), service.ask(other))
+        await service.rows(3)
+        hits = sorted((r for r, _ in answers), key=lambda r: r.headers["x-farthing-cache"], reverse=leader_first)
+        told = [(await complain(service, hit))["dropped"] for hit in hits]
+        counted = service.router.recall.monitor.labels
+    assert [hit.headers["x-farthing-route"] for hit in hits] == ["cache", "cache"]
+    assert told == [True, False] and counted == [False]
+
+
+async def test_a_complaint_about_a_hit_whose_entry_has_gone_meanwhile_counts(setup: Setup, recall: Any) -> None:
+    setup.recall = recall()
+    async with running(setup) as service:
+        await service.ask("How do I reset my password?")
+        assert service.semantics is not None and service.router.recall is not None and service.router.cache is not None
+        await service.semantics.drain(5.0)
+        hit, _ = await service.ask("How can I reset my password?")
+        await service.rows(2)
+        await service.router.cache.delete_all()
+        told = await complain(service, hit)
+        counted = service.router.recall.monitor.labels
+    assert hit.headers["x-farthing-cache"] == "semantic" and not told["dropped"] and counted == [False]
