@@ -48,7 +48,7 @@ from serving.ledger.schema import (
 DAY_MS = 86_400_000
 _BUSY_TIMEOUT_MS = 10_000
 DELETE_ROWS = 5_000  # a chunk: between two of them other writers get their turn
-_KEYS_LINGER_MS = 2_000  # gateways take deleted keys for a second longer
+KEYS_LINGER_MS = 2_000  # gateways take deleted keys for a second longer
 _ROW_NAMES = tuple(f.name for f in fields(Row))
 
 
@@ -171,7 +171,7 @@ class Store:
     def delete_tenant(self, tenant: str) -> int:
         """Delete a tenant's keys, texts and requests. Its requests in flight arrive later: repeat when they have
         ended. Their texts do not, nor those that wait in a gateway."""
-        until_ms = epoch_ms() + _KEYS_LINGER_MS
+        until_ms = epoch_ms() + KEYS_LINGER_MS
         with self.write() as connection:
             self.upsert(connection, deleted_tenants, [{"tenant": tenant, "until_ms": until_ms}])
             connection.execute(delete(keys).where(keys.c.tenant == tenant))
