@@ -10,7 +10,7 @@ Knows no HTTP and no Ray; what a question may share an answer with (`Lookup`) an
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
 
@@ -227,7 +227,7 @@ class Recall:
         found = from_public(entry_id)
         if found is None:
             return False
-        gone = bool(await self._cache.delete_entry(found))
+        gone = bool(await self._cache.delete_entries(found))
         asked = self._asked.get(request_id)  # None: before a restart, too long ago, or one who shared another's flight
         known = asked is not None and asked.served  # and may have been evicted since
         if (gone or known) and found not in self._complained:
@@ -235,9 +235,9 @@ class Recall:
             self.monitor.complained()
         return gone
 
-    async def drop_answer_of(self, request_id: str) -> bool:
-        """The answer that was remembered from this request is not to be served again."""
-        return bool(await self._cache.delete_entry(id_of(request_id)))
+    async def drop_answers_of(self, request_ids: Sequence[str]) -> bool:
+        """What was remembered from these requests is not to be served again, nor what has yet to be."""
+        return bool(await self._cache.delete_entries(*map(id_of, request_ids)))
 
 
 def _scope(tenant: str, lookup: Lookup) -> Scope:

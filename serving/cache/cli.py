@@ -67,7 +67,7 @@ def _delete_semantic(config: Config, kind: str, name: str) -> int:
     try:
         if kind == "entry":
             entry_id = from_public(name)
-            return 0 if entry_id is None else store.delete(Which(id=entry_id), Batch())
+            return 0 if entry_id is None else store.delete(Which(ids=(entry_id,)), Batch())
         which = {
             "tenant": Which(tenant=name), "namespace": Which(namespace=name), "all": Which(everything=True)
         }  # fmt: skip

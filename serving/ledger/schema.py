@@ -70,7 +70,7 @@ requests = Table(
     _integer("saved_nusd"),
     Index("requests_at", "at_ms"),
     Index("requests_tenant_at", "tenant", "at_ms"),
-    Index("requests_cache_entry", "cache_entry", "tenant"),
+    Index("requests_cache_entry", "cache_entry", "tenant", "at_ms"),
 )
 
 texts = Table(

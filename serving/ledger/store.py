@@ -48,6 +48,7 @@ from serving.ledger.schema import (
 DAY_MS = 86_400_000
 _BUSY_TIMEOUT_MS = 10_000
 DELETE_ROWS = 5_000  # a chunk: between two of them other writers get their turn
+MOST_ASKED_FOR = 1_000  # of what was answered afresh that often one answer is still stored, hardly one so old
 KEYS_LINGER_MS = 2_000  # gateways take deleted keys for a second longer
 _ROW_NAMES = tuple(f.name for f in fields(Row))
 
@@ -127,10 +128,14 @@ class Store:
         return None if found is None else (found[0], found[1], found[2])
 
     def asked_for(self, tenant: str, entry: str) -> list[str]:
-        """The requests of this tenant that a model was asked for and whose answer was stored as `entry`."""
+        """The latest `MOST_ASKED_FOR` requests of this tenant that a model was asked for and whose answer was stored as
+        `entry`."""
         r = requests.c
-        query = select(r.request_id).where(
-            r.tenant == tenant, r.cache_entry == entry, r.route != "cache", r.cache != "coalesced"
+        query = (
+            select(r.request_id)
+            .where(r.tenant == tenant, r.cache_entry == entry, r.route != "cache", r.cache != "coalesced")
+            .order_by(r.at_ms.desc())
+            .limit(MOST_ASKED_FOR)
         )
         with self.read() as connection:
             return [found[0] for found in connection.execute(query)]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from models.fake import FakeBackend, Step
+from router.cache.entry_store import Batch, EntryStore, Which
+from serving.ledger.row import Row
 from tests.serving.conftest import Running, Setup, running
 
 
@@ -88,3 +91,32 @@ async def test_a_complaint_about_a_hit_whose_entry_has_gone_meanwhile_counts(set
         told = await complain(service, hit)
         counted = service.router.recall.monitor.labels
     assert hit.headers["x-farthing-cache"] == "semantic" and not told["dropped"] and counted == [False]
+
+
+async def test_a_complaint_about_a_question_asked_afresh_a_thousand_times_is_one_deletion(
+    setup: Setup, recall: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.recall = recall()
+    deletions: list[int] = []
+    delete = EntryStore.delete
+
+    def counted(self: EntryStore, which: Which, before: Batch) -> int:
+        deletions.append(len(which.ids))
+        return delete(self, which, before)
+
+    monkeypatch.setattr(EntryStore, "delete", counted)
+    async with running(setup) as service:
+        await service.ask("How do I reset my password?")
+        assert service.semantics is not None
+        await service.semantics.drain(5.0)
+        hit, _ = await service.ask("How do I reset my password?")
+        made, _ = await service.rows(2)
+        earlier = [
+            Row(request_id=f"req_{i}", at_ms=i, route="small", cache_entry=made["cache_entry"]) for i in range(999)
+        ]
+        with service.store.write() as connection:
+            service.store.put(connection, [replace(row, tenant=made["tenant"]) for row in earlier])
+        assert (await complain(service, hit))["dropped"]
+        again, _ = await service.ask("How can I reset my password?")
+    assert deletions == [1 + 999 + 1]  # the one complained about, too
+    assert again.headers["x-farthing-cache"] == "miss"

@@ -9,4 +9,4 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    op.create_index("requests_cache_entry", "requests", ["cache_entry", "tenant"])
+    op.create_index("requests_cache_entry", "requests", ["cache_entry", "tenant", "at_ms"])
