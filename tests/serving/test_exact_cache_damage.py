@@ -99,6 +99,20 @@ def test_a_file_that_cannot_be_read_is_set_aside_and_a_new_one_begun(
     assert "set aside" in caplog.text
 
 
+def test_a_count_of_deletions_from_before_they_were_counted_by_entry_is_gone_on_with(path: Path) -> None:
+    """The file was eight bytes then; the entries beside it are as good as ever."""
+    with store(path) as file:
+        file.delete_all()
+        file.write([(entry("k"), file.epoch_of(b"k"))])
+    counts = path.with_name(path.name + ".epoch")
+    counts.write_bytes(counts.read_bytes()[:8])
+    with store(path) as file, store(path) as other:
+        assert file.epoch() == 1 and other.get(b"k") is not None
+        began = file.epoch_of(b"k")
+        assert other.delete_entry(b"k") == 1
+        assert file.write([(entry("k"), began)]) == 1 and file.get(b"k") is None
+
+
 def test_a_cache_of_another_format_is_set_aside(path: Path) -> None:
     with store(path) as file:
         file.write([(entry("k"), 0)])
