@@ -114,7 +114,9 @@ class Accounts:
 
     def affords(self, key: ApiKey, tier: ServingTier, asked: Asked) -> bool:
         """Whether `reserve` may succeed, as far as is known without asking."""
-        return tier.owned or self.allowance.affords(key, _worst_nusd(tier, asked))
+        if tier.owned or not self.allowance.limited(key):
+            return True
+        return self.allowance.affords(key, _worst_nusd(tier, asked))
 
     @contextmanager
     def spending(self, row: Row, tier: ServingTier, reservation: Reservation) -> Iterator[Spending]:
