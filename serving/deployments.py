@@ -70,6 +70,9 @@ class Router:
     async def complain(self, request_id: str, entry_id: str) -> bool:
         return await self._inside.complain(request_id, entry_id)
 
+    async def drop_answers_of(self, request_ids: list[str]) -> bool:
+        return await self._inside.drop_answers_of(request_ids)
+
     async def delete(self, kind: str, name: str) -> int:
         return await self._inside.delete(kind, name)
 
@@ -150,6 +153,9 @@ class _RouterCalls:
 
     async def complain(self, request_id: str, entry_id: str) -> bool:
         return bool(await self._router.complain.remote(request_id, entry_id))
+
+    async def drop_answers_of(self, request_ids: list[str]) -> bool:
+        return bool(await self._router.drop_answers_of.remote(request_ids))
 
     async def delete(self, kind: str, name: str) -> int:
         return int(await self._router.delete.remote(kind, name))
