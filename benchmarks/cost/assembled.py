@@ -210,7 +210,7 @@ def live(driven: Sequence[Driven], of: Live, began: Began, owned: Owned | None) 
         workload=of.workload.name,
         seed=int(began.options["seed"]),
         prices=[prices.row(tier.name, tier.model, tier.price, of.at) for tier in of.tiers],
-        assumptions=[*assumptions.live(of.tiers, None if owned is None else gpu), *notes],
+        assumptions=[*assumptions.live(of.tiers, None if owned is None else gpu, of.workload.facts), *notes],
         figures=found,
         break_even=broken,
         checks=[*ledger_checks(found), *service_checks(driven, found)],

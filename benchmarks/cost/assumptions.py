@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from benchmarks.cost import owned
 from benchmarks.cost.architectures import Gpu
@@ -10,11 +11,17 @@ from benchmarks.cost.configured import Tier
 from benchmarks.cost.prepared import Known, Prepared
 from benchmarks.cost.replayed import MAX_LOAD
 
+LOGGED: Final = (
+    "a log's request is asked without tools and settings, for at most as many tokens as it was answered in; where it "
+    "has no text, in filler of its length"
+)
+
 
 def of(ready: Prepared, notes: Sequence[str]) -> list[str]:
     """notes: further ones, of the break-even table."""
     requests = ready.workload.requests
     texts = filler() if ready.known is None else recorded(ready.known)
+    texts += [LOGGED] if "with_texts" in ready.workload.facts else []
     return [
         *texts,
         *speeds(ready),
@@ -51,9 +58,10 @@ def filler() -> list[str]:
     ]
 
 
-def live(tiers: Sequence[Tier], gpu: Gpu | None) -> list[str]:
+def live(tiers: Sequence[Tier], gpu: Gpu | None, facts: Mapping[str, Any]) -> list[str]:
     """Of a run with real backends; quality kept is against the last tier. gpu: None where none is owned."""
     return [
+        *([LOGGED] if "with_texts" in facts else []),
         *([] if gpu is None else owned.sentences(gpu)),
         f"quality kept is against '{tiers[-1].name}'; a tier of one's own is priced by its rate card, at full load",
         "idle: the time from the first arrival to the last answer, at the hour's price, less what its tokens cost",

@@ -95,7 +95,7 @@ def _configured(options: argparse.Namespace) -> tuple[Mapping[str, Any], Owned |
         config = {**config, "tiers": [tier for tier in config["tiers"] if tier["name"] not in missing]}
     if (card := configured.own_card(config)) is None:
         return config, None
-    gpu = owned.of_options(options, card, "no configuration" if path is None else path.name)
+    gpu = owned.of_options(options, card, "its profile's rate card" if path is None else path.name)
     return configured.priced(config, gpu.gpu), gpu
 
 

@@ -49,7 +49,7 @@ def read_trace(path: Path) -> list[Arrival]:
     name = path.name.removesuffix(".gz")
     try:
         found = list(_azure(path) if name.endswith(".csv") else _mooncake(path))
-    except (KeyError, ValueError, TypeError) as exc:
+    except (KeyError, ValueError, TypeError, OSError, EOFError) as exc:
         raise BenchmarkError(f"{path} is no trace: {TRACE_FORMATS} is expected ({exc!r})") from exc
     if not found:
         raise BenchmarkError(f"{path} is empty")

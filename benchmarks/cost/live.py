@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from benchmarks import service
-from benchmarks.child import Nursery, free_port, say
+from benchmarks.child import BenchmarkError, Nursery, free_port, say
 from benchmarks.cost.accounting import Driven, Judge, Scored
 from benchmarks.cost.architectures import FRONTIER, SMALL, Architecture
 from benchmarks.cost.configured import Config, Tier, services_of
@@ -33,17 +33,19 @@ from router.grading import grade
 
 
 class Journal:
-    """Replies by row, in a file that only grows; a line that was cut off is left out."""
+    """Replies by row, in a file that only grows; a line that was cut off is left out. Raises BenchmarkError."""
 
     def __init__(self, path: Path | None) -> None:
         self._file: TextIO | None = None
         self.replies: dict[str, dict[str, Reply]] = {}
         if path is None:
             return
-        if path.is_file():
-            self._read(path.read_text(encoding="utf-8").splitlines())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            if path.is_file():
+                self._read(path.read_text(encoding="utf-8").splitlines())
+            self._file = path.open("a", encoding="utf-8")
+        except (OSError, ValueError) as exc:
+            raise BenchmarkError(f"{path} cannot be a journal: {exc}") from exc
 
     def _read(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -31,9 +31,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         found.error(f"{_flag(wrong[0])} {'does not go' if live else 'goes'} with --live")
     if options.repeat_rate + options.paraphrase_rate >= 1:
         found.error("--repeat-rate and --paraphrase-rate are parts of all requests: together they stay below 1")
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        found.error(f"--out {options.out} is a file: a folder is wanted")
+    for name, folder in (("out", options.out), ("build_zeroeval", options.build_zeroeval)):
+        _make(folder, _flag(name), found)
+    _make(options.journal and options.journal.parent, "--journal", found)
     return options
+
+
+def _make(folder: Path | None, flag: str, found: argparse.ArgumentParser) -> None:
+    """Now, and not after a run of minutes."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        found.error(f"{flag}: {folder} is no folder and cannot be made one ({exc.strerror})")
 
 
 def _flag(name: str) -> str:

@@ -184,13 +184,13 @@ def application(recording: Recording, speed: Speed) -> web.Application:
     return app
 
 
-async def _serve(app: web.Application) -> None:
+async def _serve(app: web.Application, port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     print(f"ready http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
     await stop.wait()
     await runner.cleanup()
@@ -223,7 +223,9 @@ def from_flags(found: argparse.Namespace, prefix: str = "") -> tuple[Recording, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
-    uvloop.run(_serve(application(*from_flags(parser.parse_args()))))
+    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    found = parser.parse_args()
+    uvloop.run(_serve(application(*from_flags(found)), found.port))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def test_both_trace_formats_give_times_from_zero_and_lengths(azure: Path, tmp_pa
 def test_another_file_is_no_trace(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n", encoding="utf-8")
-    with pytest.raises(BenchmarkError, match="is no trace"):
-        filler.read_trace(path)
+    cut_off = tmp_path / "cut.csv.gz"
+    cut_off.write_bytes(gzip.compress(AZURE.encode())[:-20])
+    for found in (path, cut_off, tmp_path / "none.csv", tmp_path):
+        with pytest.raises(BenchmarkError, match=r"is no trace|cannot read"):
+            filler.read_trace(found)
 
 
 def test_traffic_has_the_traces_lengths_at_the_stated_rate(azure: Path) -> None:

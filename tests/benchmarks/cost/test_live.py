@@ -4,6 +4,9 @@ import datetime
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from benchmarks.child import BenchmarkError
 from benchmarks.cost import configured, live
 from benchmarks.cost.drive import Reply
 from benchmarks.cost.live import Journal, Live
@@ -22,6 +25,11 @@ def test_a_journal_gives_back_what_was_answered_and_not_what_failed(tmp_path: Pa
     again = Journal(path)
     again.close()
     assert again.replies == {"all-own": {"a": Reply("a", 0.0, 1.0, text="yes", route="own")}}
+
+
+def test_a_folder_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="cannot be a journal"):
+        Journal(tmp_path)
 
 
 def test_no_journal_is_needed(tmp_path: Path) -> None:
