@@ -72,10 +72,16 @@ class Owner:
 
     @classmethod
     def of(cls, figures: Figures, gpu_routes: Sequence[str] = ("small",)) -> Owner:
-        """From a driven run. What was wasted counts as hosted: a cascade is judged too hard rather than too mildly."""
+        """From a driven run.
+
+        What was wasted counts twice, as hosted money and as the GPU's work: nobody says which it was, and a cascade is
+        judged too hard rather than too mildly.
+        """
         parts = figures.parts
         hosted_usd = (parts.frontier_usd + parts.cheap_usd + parts.wasted_usd) / 1000.0
-        return cls(figures.name, hosted_usd, sum(figures.shares.get(route, 0.0) for route in gpu_routes))
+        share = sum(figures.shares.get(route, 0.0) for route in gpu_routes)
+        again = parts.wasted_usd / parts.gpu_busy_usd if parts.gpu_busy_usd else 0.0
+        return cls(figures.name, hosted_usd, share * (1.0 + again))
 
 
 def table(
