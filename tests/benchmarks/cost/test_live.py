@@ -10,7 +10,9 @@ from benchmarks.child import BenchmarkError
 from benchmarks.cost import configured, live
 from benchmarks.cost.drive import Reply
 from benchmarks.cost.live import Journal, Live
+from benchmarks.cost.loads import Compared
 from router.grading import grade
+from tests.benchmarks.cost import example
 from tests.benchmarks.cost.test_configured import CONFIG
 
 
@@ -52,6 +54,21 @@ def test_a_hit_is_right_when_its_text_was_once_a_fresh_answer_to_that_question()
     assert scored["sum/0"].reply.route == "small"
     replies[repeat.id] = replace(replies[repeat.id], text="It is 1")
     assert {s.request.id: s for s in of.scored(replies)}[repeat.id].wrong_hit
+
+
+def test_break_even_of_a_live_run_is_of_its_own_tier_against_the_cheapest_hosted_row_and_the_last() -> None:
+    of = Live(
+        live.arithmetic(4, 1.0), configured.tiers_of(CONFIG), Journal(None), 1.0, datetime.datetime.now(datetime.UTC)
+    )
+    known = {one.name: one for one in example.FIGURES}
+    found = [
+        replace(known["all-cheapest"], name="all-mini"),
+        replace(known["all-frontier"], name="all-big"),
+        replace(known["all-small"], name="all-own"),
+    ]
+    assert of.compared(found) == Compared("all-own", {"cheapest": "all-mini", "frontier": "all-big"})
+    dear = [found[1], replace(found[0], total=replace(found[0].total, value=99.0))]
+    assert of.compared(dear).against == {"frontier": "all-big"}, "the frontier is the cheapest hosted one"
 
 
 def test_the_sums_are_graded_by_their_own_reference_and_repeat_now_and_then() -> None:
