@@ -54,7 +54,7 @@ class Journal:
                 reply = Reply(**entry["reply"])
             except (ValueError, KeyError, TypeError):
                 continue
-            if not reply.error:  # what failed is asked again
+            if reply.route and not reply.error:  # what failed, or whose route nobody knew yet, is asked again
                 self.replies.setdefault(entry["row"], {})[reply.id] = reply
 
     def keep(self, row: str, reply: Reply) -> None:

@@ -21,6 +21,7 @@ def test_a_journal_gives_back_what_was_answered_and_not_what_failed(tmp_path: Pa
     journal = Journal(path)
     journal.keep("all-own", Reply("a", 0.0, 1.0, text="yes", route="own"))
     journal.keep("all-own", Reply("b", 0.0, 1.0, error="status 500"))
+    journal.keep("all-own", Reply("d", 0.0, 1.0, text="whose?"))
     journal.close()
     with path.open("a", encoding="utf-8") as file:
         file.write('{"row": "all-own", "reply": {"id": "c", "at')  # cut off in the middle
