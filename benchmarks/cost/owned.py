@@ -47,6 +47,8 @@ def of_options(options: argparse.Namespace, card: RateCard | None = None, config
     """card: of the configuration's own tier, `config` its name. Raises BenchmarkError where nobody says."""
     engine = None if options.engine is None else Measured.read(options.engine)
     name = _card(options, engine, card)
+    if card is not None and card.gpu and not same_card(card.gpu, name):
+        card = None  # of another card than the one that is asked about
     market = None if options.market is None else Market.read(options.market, name)
     hour = _hour(options, market, engine, (card, config), name)
     gpu = _speeds(options, engine, (card, config), name)
@@ -106,7 +108,7 @@ def _speeds(
         raise BenchmarkError(f"how fast is a {name}? --engine, --config, or both --gpu-...-tokens-per-s")
     if engine is not None:
         reading = prefill or known.prefill_tokens_per_s
-        told = "stated" if prefill else f"assumed, {known.source}"
+        told = "stated" if prefill else known.source
         known = replace(known, decode_tokens_per_s=engine.best)
         known = replace(known, source=f"{engine.source}; prompts are read at {reading:g} tokens/s ({told})")
     stated = replace(

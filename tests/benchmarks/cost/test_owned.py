@@ -147,6 +147,13 @@ def test_prices_of_a_4090_are_not_taken_for_another_card(tmp_path: Path) -> None
     assert found("--engine", engine(tmp_path, usd_per_hour=2.2)).gpu.usd_per_hour == 2.2
 
 
+def test_a_configuration_of_another_card_says_nothing_about_this_one(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="what does an hour of one NVIDIA H100 80GB HBM3 cost"):
+        found("--engine", engine(tmp_path), card=card())
+    with pytest.raises(BenchmarkError, match="how fast is a h200"):
+        found("--gpu", "h200", "--gpu-usd-per-hour", 2.5, card=card())
+
+
 def test_speeds_stated_on_the_command_line_are_not_called_measured(tmp_path: Path) -> None:
     stated = ["--gpu-usd-per-hour", 2.4, "--gpu-prefill-tokens-per-s", 30_000]
     told = found("--engine", engine(tmp_path), *stated).gpu
