@@ -263,14 +263,20 @@ def run(options: argparse.Namespace, folder: Path) -> int:
 
 
 def _rate_card(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each contender's two speeds at full load, as a profile's rate card wants them, where both were measured."""
+    """Each contender's two speeds at full load, as a profile's rate card wants them, where both were measured.
+
+    Decoding is the best rate of the others less the time that their own prompts took: a request pays for both.
+    """
     found: dict[str, dict[str, float]] = {}
     for name in {row["contender"] for row in rows}:
         ours = [row for row in rows if row["contender"] == name]
-        prefill = [row["prompt_tokens_per_s"]["median"] for row in ours if row["tokens"] == 1]
-        decode = [row["output_tokens_per_s"]["median"] for row in ours if row["tokens"] != 1]
-        if prefill and decode:
-            found[name] = {"prefill_tokens_per_s": max(prefill), "decode_tokens_per_s": max(decode)}
+        reading = [row["prompt_tokens_per_s"]["median"] for row in ours if row["tokens"] == 1]
+        writing = [row for row in ours if row["tokens"] != 1]
+        if reading and writing:
+            prefill, best = max(reading), max(writing, key=lambda row: float(row["output_tokens_per_s"]["median"]))
+            busy_reading = best["prompt_tokens_per_s"]["median"] / prefill
+            decode = best["output_tokens_per_s"]["median"] / (1 - busy_reading)
+            found[name] = {"prefill_tokens_per_s": prefill, "decode_tokens_per_s": round(decode, 1)}
     return found
 
 

@@ -16,13 +16,17 @@ NOT_GIVEN: Final = "None"  # as that benchmark's record writes an option that wa
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Rates are output tokens per second, with the reading of the measured prompts in them.
+    """Rates are tokens per second.
 
-    `best`: of all requests together, at `callers`. `alone`: of one answer, at the fewest callers there were. `gpu` is
+    `best`: output tokens of all requests together, at `callers`. `prefill` and `decode`: of reading and of writing
+    alone where that run parted them (`--prefill-words`); else `prefill` is None and `decode` has the reading of the
+    measured prompts in it. `alone`: of one answer, at the fewest callers there were. `gpu` is
     empty where there was none. `usd_per_hour`: as that run was told, None where it was not.
     """
 
     best: float
+    prefill: float | None
+    decode: float
     callers: int
     alone: float
     gpu: str
@@ -45,7 +49,8 @@ class Measured:
         """From the gateway's rows, else the best placed contender's. Raises LookupError, TypeError or ValueError."""
         found = [row for row in record["vllm"]["results"] if row["kind"] == "stream"]
         contender = next(c for c in (*CONTENDERS, None) if c is None or any(row["contender"] == c for row in found))
-        rates = {int(r["clients"]): _rate(r) for r in found if r["contender"] == contender}
+        ours = [row for row in found if row["contender"] == contender and row.get("tokens") is None]
+        rates = {int(row["clients"]): _rate(row) for row in ours}
         if not rates:
             raise LookupError("no streams of vLLM in it")
         callers = max(rates, key=lambda clients: rates[clients])
@@ -59,8 +64,11 @@ class Measured:
         )
         stated = config.get("usd_per_hour", NOT_GIVEN)
         usd = None if stated in (None, NOT_GIVEN) else float(stated)
+        card = record["vllm"].get("rate_card", {}).get(contender, {})
+        prefill, decode = card.get("prefill_tokens_per_s"), card.get("decode_tokens_per_s", rates[callers])
         fewest = min(rates)
-        return cls(rates[callers], callers, rates[fewest] / fewest, gpu, usd, record["date"][:10], source)
+        alone = rates[fewest] / fewest
+        return cls(rates[callers], prefill, decode, callers, alone, gpu, usd, record["date"][:10], source)
 
 
 def _rate(row: Mapping[str, Any]) -> float:

@@ -93,7 +93,7 @@ def _hour(
 def _speeds(
     options: argparse.Namespace, engine: Measured | None, configured: tuple[RateCard | None, str], name: str
 ) -> Gpu:
-    """Prompts are read at the card's speed also where the engine was measured: its result does not part the two.
+    """Where the engine's result does not part reading from writing, prompts are read at the card's speed.
 
     Some of that reading is then counted twice, against the GPU.
     """
@@ -107,9 +107,9 @@ def _speeds(
     else:
         raise BenchmarkError(f"how fast is a {name}? --engine, --config, or both --gpu-...-tokens-per-s")
     if engine is not None:
-        reading = prefill or known.prefill_tokens_per_s
-        told = "stated" if prefill else known.source
-        known = replace(known, decode_tokens_per_s=engine.best)
+        reading = prefill or engine.prefill or known.prefill_tokens_per_s
+        told = "stated" if prefill else "measured too" if engine.prefill else known.source
+        known = replace(known, prefill_tokens_per_s=reading, decode_tokens_per_s=engine.decode)
         known = replace(known, source=f"{engine.source}; prompts are read at {reading:g} tokens/s ({told})")
     stated = replace(
         known,

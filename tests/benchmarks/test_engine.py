@@ -88,8 +88,11 @@ def test_a_rate_card_needs_both_speeds() -> None:
         rates = {"prompt_tokens_per_s": {"median": prompt}, "output_tokens_per_s": {"median": output}}
         return {"contender": who, "tokens": tokens, **rates}
 
-    rows = [row("bare", None, 10, 100), row("bare", None, 20, 300), row("bare", 1, 5000, 5), row("serve", None, 1, 2)]
-    assert engine._rate_card(rows) == {"bare": {"prefill_tokens_per_s": 5000, "decode_tokens_per_s": 300}}
+    rows = [row("bare", None, 10, 100), row("bare", None, 1000, 300), row("bare", 1, 5000, 5), row("serve", None, 1, 2)]
+    card = engine._rate_card(rows)
+    assert card == {"bare": {"prefill_tokens_per_s": 5000, "decode_tokens_per_s": 375}}
+    second = 1000 / card["bare"]["prefill_tokens_per_s"] + 300 / card["bare"]["decode_tokens_per_s"]
+    assert second == pytest.approx(1), "what a second answered is billed as a second"
 
 
 def test_cost_of_a_million_tokens() -> None:

@@ -164,6 +164,15 @@ def test_speeds_stated_on_the_command_line_are_not_called_measured(tmp_path: Pat
     assert not Capacity.of_card(rate_card(told), 1, 1).measured
 
 
+def test_a_run_that_parted_reading_from_writing_gives_both_speeds() -> None:
+    kept = ROOT / "benchmarks" / "results" / "2026-11-26-engine-h100-9e420ad.json"
+    gpu = found("--engine", kept).gpu
+    card = json.loads(kept.read_text())["vllm"]["rate_card"]["bare"]
+    assert (gpu.prefill_tokens_per_s, gpu.decode_tokens_per_s) == tuple(card.values())
+    assert gpu.usd_per_hour == 2.4 and "measured too" in gpu.source
+    assert found("--engine", kept, "--gpu-prefill-tokens-per-s", 100).gpu.prefill_tokens_per_s == 100
+
+
 def test_the_kept_engine_result_can_be_used() -> None:
     path = next((ROOT / "benchmarks" / "results").glob("*-engine-vllm-*.json"))
     kept = Measured.read(path)
