@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from router import structure
+from router import code_features
 from router.decision import Facts
 
 # A score should not hang on what a longer text adds to a share or a count, and regexes cost by the character.
@@ -59,7 +59,7 @@ NAMES: Final = (
     "json_schema",
     "tools",
     "turns",
-    *structure.NAMES,
+    *code_features.NAMES,
 )
 
 
@@ -113,7 +113,7 @@ def of_texts(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _row(text: str, request: list[float]) -> list[float]:
-    return [*_of_text(text), *request, *structure.of_text(text[:READ_CHARS])]
+    return [*_of_text(text), *request, *code_features.of_text(text[:READ_CHARS])]
 
 
 def _of_request(output_tokens: int, json_schema: bool, tools: bool, turns: int) -> list[float]:
