@@ -1,5 +1,5 @@
-"""What code in a prompt asks to be carried out: statements, loops, calls and literals. Counts that grow with the work an
-answer takes, where length grows with the words as well.
+"""What code in a prompt asks to be carried out: statements, loops, calls and literals. Counts that grow with the work
+an answer takes, where length grows with the words as well.
 
 Code is read line by line with patterns rather than parsed: prompts hold pieces of many languages, often broken ones.
 Pure, linear in the text (every line is cut). Knows no label and no artifact.
