@@ -65,8 +65,8 @@ class PackedBert:
         words = functional.embedding(ids, self._weights["embeddings.word_embeddings.weight"])
         hidden = self._normed(words + table + segment, self._norm("embeddings.LayerNorm")).view(rows * tokens, self.dim)
         for joined, attended, wide, narrow, first, second in self._layers:
-            each = product(hidden, joined).view(rows, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
-            context = functional.scaled_dot_product_attention(*each, attn_mask=kept)
+            query, key, value = product(hidden, joined).view(rows, tokens, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=kept)
             flat = context.transpose(1, 2).reshape(rows * tokens, self.dim)
             hidden = self._normed(product(flat, attended).float() + hidden, first)
             inner = product(product(hidden, wide, "gelu"), narrow)
