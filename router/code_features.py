@@ -37,7 +37,7 @@ _BRANCH = re.compile(r"\b(?:if|elif|else|case|try|except)\b")
 _CALL = re.compile(r"\w\(")
 _METHOD = re.compile(r"\.\w+\(")
 _SUBSCRIPT = re.compile(r"[\w\])]\[")
-_STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_STRING = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
 _ARITHMETIC = re.compile(r"[-+*/%]")
 _ASSIGNMENT = re.compile(r"[^=!<>]=[^=]")
 
@@ -48,8 +48,7 @@ def of_text(text: str) -> list[float]:
     if not lines:
         return [0.0] * len(NAMES)
     code = "\n".join(lines)
-    strings = [string for line in lines for string in _STRING.findall(line)]
-    bare = "\n".join(_STRING.sub("", line) for line in lines)
+    bare = _STRING.sub("", code)
     depth = max((len(line) - len(line.lstrip())) // 2 for line in lines)
     found = (_LOOP, _BRANCH, _CALL, _METHOD)
     return [
@@ -57,7 +56,7 @@ def of_text(text: str) -> list[float]:
         *(math.log1p(len(pattern.findall(code))) for pattern in found),
         min(_DEEPEST, float(depth)),
         math.log1p(len(_SUBSCRIPT.findall(code))),
-        math.log1p(sum(map(len, strings))),
+        math.log1p(len(code) - len(bare)),
         math.log1p(max(map(_bracketed_chars, lines))),
         math.log1p(len(_ARITHMETIC.findall(bare))),
         math.log1p(len(_ASSIGNMENT.findall(code))),
