@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from benchmarks.measure import summary_ms
+from benchmarks.packed_bert import PackedBert
 from models.types import Usage
 from router.cache.entries import Entry, Scope, new_id
 from router.cache.faiss_index import FaissIndex
@@ -92,6 +93,8 @@ def candidates(device: str) -> dict[str, Network]:
         "onnxruntime int8": quantized(),
         "torch float32": torch_network(lambda model: model),
         "torch bfloat16": torch_network(lambda model: model.to(torch.bfloat16)),
+        "torch bfloat16, packed": PackedBert(folder()),
+        "torch bfloat16, packed, half": PackedBert(folder(), ("attention.output", "output")),
         "torch int8": torch_network(dynamic_int8),
         "torch float16 (as a GPU computes)": torch_network(lambda model: model.to(torch.float16)),
     }

@@ -80,8 +80,9 @@ def _features(deployed: Deployed, inputs: Inputs) -> str:
     rows = [["feature", "value", "sd from usual", "adds to the gain"]]
     for i in np.argsort(-np.abs(effects)):
         if abs(deviations[i]) >= UNUSUAL:
-            value = float(inputs.features[0, i])
-            rows.append([features.NAMES[i], f"{value:.3g}", f"{deviations[i]:+.1f}", f"{effects[i]:+.3f}"])
+            name = deployed.stack.names[i]
+            value = float(inputs.features[0, features.NAMES.index(name)])
+            rows.append([name, f"{value:.3g}", f"{deviations[i]:+.1f}", f"{effects[i]:+.3f}"])
     return tables.text_table(rows) if len(rows) > 1 else "no feature is unusual"
 
 

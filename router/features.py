@@ -1,8 +1,8 @@
 """Cheap features of a prompt: counts and shares that stand beside its embedding. Pure, no model, a fraction of a
 millisecond for a page of text.
 
-`NAMES` is an interface: an artifact stores the names it was trained on and is refused when they differ. Knows no
-label, no tier and no threshold.
+`NAMES` is an interface: an artifact stores the names it was trained on and goes on reading those, so that names may be
+added; it is refused when one is gone. What a name means never changes. Knows no label, no tier and no threshold.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from router import code_features
 from router.decision import Facts
 
 # A score should not hang on what a longer text adds to a share or a count, and regexes cost by the character.
@@ -58,6 +59,7 @@ NAMES: Final = (
     "json_schema",
     "tools",
     "turns",
+    *code_features.NAMES,
 )
 
 
@@ -100,14 +102,18 @@ _SYMBOLS = "{}[]()<>=;:_\\/|&%$#@^~`*+-"
 def of_facts(facts: Facts) -> NDArray[np.float32]:
     """float32, one value for each of `NAMES`."""
     asked = (facts.max_output_tokens or 0, facts.json_schema, facts.tools or facts.tool_results, facts.turns)
-    return np.array([*_of_text(facts.text), *_of_request(*asked)], np.float32)
+    return np.array(_row(facts.text, _of_request(*asked)), np.float32)
 
 
 def of_texts(texts: Sequence[str]) -> NDArray[np.float32]:
     """(n, len(NAMES)) for bare single-turn prompts, as outcome files have them."""
     plain = _of_request(0, False, False, 1)
-    rows = [[*_of_text(text), *plain] for text in texts]
+    rows = [_row(text, plain) for text in texts]
     return np.array(rows, np.float32).reshape(len(texts), len(NAMES))
+
+
+def _row(text: str, request: list[float]) -> list[float]:
+    return [*_of_text(text), *request, *code_features.of_text(text[:READ_CHARS])]
 
 
 def _of_request(output_tokens: int, json_schema: bool, tools: bool, turns: int) -> list[float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ class Outcomes:
     """Parallel columns of n rows. `weak` and `strong` are correctness in 0..1, token counts are NaN where unknown.
 
     `groups` is the unit of splitting (a subject, a customer, a workflow), `prompts` numbers equal texts alike. `chars`
-    is the length of what the model was sent, even where its text is withheld (`texts` is empty there).
+    is the length of what the model was sent, even where its text is withheld (`texts` is empty there). `others`:
+    (n, models), correctness of further models, NaN where one was not asked; None where the files name no others.
     """
 
     ids: list[str]
@@ -62,6 +63,7 @@ class Outcomes:
     weak_tokens: Floats
     strong_tokens: Floats
     pair: Pair
+    others: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -80,6 +82,7 @@ class Outcomes:
             ids=[self.ids[i] for i in index],
             texts=[self.texts[i] for i in index],
             pair=self.pair,
+            others=None if self.others is None else self.others[index],
             **{name: getattr(self, name)[index] for name in _COLUMNS},
         )
 
@@ -101,6 +104,7 @@ class _Row:
     strong: float
     tokens: tuple[float, float, float]  # of the prompt, the weak and the strong answer; NaN: not known
     names: tuple[str, str]
+    others: Mapping[str, float]
 
 
 def read(paths: Sequence[Path], pair: Pair | None = None, *, mixed: bool = False) -> Outcomes:
@@ -132,8 +136,14 @@ def read(paths: Sequence[Path], pair: Pair | None = None, *, mixed: bool = False
         weak=np.array([row.weak for row in rows], float),
         strong=np.array([row.strong for row in rows], float),
         pair=Pair(*rows[0].names) if len(found) == 1 else MIXED,
+        others=_others(rows),
         **columns,
     )
+
+
+def _others(rows: Sequence[_Row]) -> Floats | None:
+    names = sorted({name for row in rows for name in row.others})
+    return np.array([[row.others.get(name, np.nan) for name in names] for row in rows]) if names else None
 
 
 _TOKENS = ("prompt_tokens", "weak_tokens", "strong_tokens")
@@ -182,15 +192,16 @@ def _row(data: dict[str, Any], pair: Pair | None, mixed: bool, where: str) -> _R
         if found is None:
             return None
         names, weak, strong, tokens = found
+        others = _further(data, names)
         text = data.get("question") or data.get("prompt") or ""
         chars = data.get("prompt_chars") or len(data.get("prompt") or text)
         group = data.get("group") or data["task"]
-        row = _Row(data["id"], data["task"], group, text, int(chars), float(weak), float(strong), tokens, names)
+        row = _Row(data["id"], data["task"], group, text, int(chars), float(weak), float(strong), tokens, names, others)
     except KeyError as error:
         raise ConfigError(f"{where}: the row has no {error}; docs/learned-routing.md lists the fields") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
-    if not (0.0 <= row.weak <= 1.0 and 0.0 <= row.strong <= 1.0):
+    if not all(0.0 <= correct <= 1.0 for correct in (row.weak, row.strong, *others.values())):
         raise ConfigError(f"{where}: correctness is between 0 and 1")
     return row
 
@@ -214,6 +225,12 @@ def _of_models(data: dict[str, Any], pair: Pair | None) -> _Found | None:
         return None
     tokens = (_prompt_tokens(data), _count(weak.get("completion_tokens")), _count(strong.get("completion_tokens")))
     return (pair.weak, pair.strong), weak["correct"], strong["correct"], tokens
+
+
+def _further(data: dict[str, Any], pair: tuple[str, str]) -> dict[str, float]:
+    """Verdicts on the models of the row that are not of the pair."""
+    asked = data.get("models", {}).items()
+    return {name: float(made["correct"]) for name, made in asked if name not in pair and "correct" in made}
 
 
 def _prompt_tokens(data: dict[str, Any]) -> float:

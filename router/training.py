@@ -22,6 +22,7 @@ from router.estimators.clusters import Clusters
 from router.estimators.forest import Forest
 from router.estimators.groups import Groups
 from router.estimators.kernel import Kernel
+from router.estimators.length import Line
 from router.estimators.linear import Logistic, Ridge
 from router.estimators.neighbours import Neighbours
 from router.estimators.stack import Stack, stack_weights
@@ -29,7 +30,9 @@ from router.folds import Folds
 from router.outcomes import Outcomes
 from router.vectors import Say, embed
 
-ESTIMATORS: Final[tuple[Estimator, ...]] = (Ridge(), Logistic(), Neighbours(), Clusters(), Groups(), Kernel(), Forest())
+ESTIMATORS: Final[tuple[Estimator, ...]] = (
+    Ridge(), Logistic(), Neighbours(), Clusters(), Groups(), Kernel(), Forest(), Line(),
+)  # fmt: skip
 LOOKUPS: Final = frozenset({"knn", "clusters", "groups"})
 LEAST_WEIGHT: Final = 0.02  # a member that counts for less is left out of the artifact
 
@@ -48,6 +51,31 @@ class Samples:
         labels = Labels(np.stack([outcomes.weak, outcomes.strong], axis=1), groups)
         return cls(outcomes, Inputs(vectors, features.of_texts(outcomes.texts)), labels)
 
+    def teaching(self, rows: NDArray[np.bool_]) -> tuple[Inputs, Labels]:
+        """What an estimator learns these rows from."""
+        labels, others = self.labels.take(rows), self.outcomes.others
+        return self.inputs.take(rows), labels if others is None else softened(labels, others[rows])
+
+
+def softened(labels: Labels, others: Floats) -> Labels:
+    """One verdict of one model on one question is a coin that fell once; what its like made of the question says more.
+
+    Half its own verdict, half the mean of the like. others: (n, models), right or not, NaN where one was not asked.
+    Each goes to the one of the pair whose share of right answers on the same rows is nearer to its own.
+    """
+    known = ~np.isnan(others)
+    near = [
+        int(np.abs(labels.correct[rows].mean(axis=0) - others[rows, model].mean()).argmin()) if rows.any() else -1
+        for model, rows in enumerate(known.T)
+    ]
+    columns = []
+    for side in (0, 1):
+        like = others[:, np.array(near, int) == side]
+        count = (~np.isnan(like)).sum(axis=1)
+        own = labels.correct[:, side]
+        columns.append(np.where(count > 0, (own + np.nansum(like, axis=1) / np.maximum(count, 1)) / 2, own))
+    return Labels(np.stack(columns, axis=1), labels.groups)
+
 
 def sample(outcomes: Outcomes, encoder: Encoder, cache: Path | None, say: Say) -> Samples:
     """Embeds the texts; rows whose text is withheld are left out, since nothing can be read from them."""
@@ -64,7 +92,7 @@ def out_of_fold(estimators: Sequence[Estimator], samples: Samples, folds: Folds,
     for done, fold in enumerate(numbers, 1):
         test = folds == fold
         for estimator in estimators:
-            fitted = estimator.fit(samples.inputs.take(~test), samples.labels.take(~test))
+            fitted = estimator.fit(*samples.teaching(~test))
             found[estimator.name][test] = fitted.predict(samples.inputs.take(test))
         say(f"cross-validation: fold {done} of {len(numbers)}")
     return found
@@ -106,10 +134,11 @@ def fit_stack(
     weights = weights_of({name: predictions[name] for name in names}, samples.labels.correct, seen=seen)
     kept = {name: weight for name, weight in weights.items() if weight >= LEAST_WEIGHT}
     members: dict[str, tuple[Estimator, Fitted]] = {}
+    inputs, labels = samples.teaching(np.ones(len(samples.inputs), bool))
     for estimator in estimators:
         if estimator.name in kept:
             say(f"fitting {estimator.name} on {len(samples.inputs):,} rows")
-            members[estimator.name] = (estimator, estimator.fit(samples.inputs, samples.labels))
+            members[estimator.name] = (estimator, estimator.fit(inputs, labels))
     total = sum(kept.values())
     return Stack(members, {name: kept[name] / total for name in members}, samples.inputs.vectors.shape[1])
 

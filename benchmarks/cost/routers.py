@@ -20,11 +20,10 @@ from router import folds, train
 from router.artifacts import Manifest
 from router.deployed import KIND, Deployed, today
 from router.embedding.encoder import Encoder
-from router.estimators.base import Labels
 from router.estimators.clusters import spherical_kmeans
 from router.estimators.linear import Logistic
 from router.outcomes import Outcomes, Pair
-from router.training import ESTIMATORS, Samples, fit_stack, gain, out_of_fold, sample, stacked
+from router.training import ESTIMATORS, Samples, fit_stack, gain, out_of_fold, sample, softened, stacked
 
 Floats = NDArray[np.float64]
 Columns = NDArray[np.int64]
@@ -182,21 +181,6 @@ def learn(
             f"${chosen.usd_per_1k:.3f}/1k keeps {chosen.kept:.1%} (${around_usd:.3f} around there)"
         )
     return found
-
-
-def softened(labels: Labels, others: Floats) -> Labels:
-    """One verdict of one model on one question is a coin that fell once; what its like made of the question says more.
-
-    others: (n, models), right or not, of the training rows alone. Each goes to the tier whose share of right answers is
-    nearer to its own.
-    """
-    means = labels.correct.mean(axis=0)
-    nearest = np.abs(others.mean(axis=0)[:, None] - means[None, :]).argmin(axis=1)
-    columns = []
-    for side in (0, 1):
-        own, like = labels.correct[:, side], others[:, nearest == side]
-        columns.append((own + like.mean(axis=1)) / 2 if like.shape[1] else own)
-    return Labels(np.stack(columns, axis=1), labels.groups)
 
 
 @dataclass(frozen=True, slots=True)

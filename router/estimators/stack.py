@@ -23,6 +23,7 @@ from router.estimators.clusters import Clusters
 from router.estimators.forest import Forest
 from router.estimators.groups import Groups
 from router.estimators.kernel import Kernel
+from router.estimators.length import Line
 from router.estimators.linear import FittedLinear, Logistic, Ridge
 from router.estimators.neighbours import Neighbours
 
@@ -34,6 +35,7 @@ KINDS: Final[Mapping[str, type[Estimator]]] = {
     "groups": Groups,
     "kernel": Kernel,
     "forest": Forest,
+    "line": Line,
 }
 TOWARDS_MEAN: Final = 0.1
 _STEPS: Final = 2000
@@ -64,15 +66,18 @@ def stack_weights(predictions: Sequence[Floats], correct: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Fitted members with their weights. `dim` is that of the embedding."""
+    """Fitted members with their weights. `dim` is that of the embedding. `names`: the features they were fitted on, of
+    those that an input has.
+    """
 
     members: Mapping[str, tuple[Estimator, Fitted]]
     weights: Mapping[str, float]
     dim: int
+    names: tuple[str, ...] = features.NAMES
 
     def predict(self, inputs: Inputs) -> Floats:
         """(n, 2): the chance that the weak and the strong model are right, clipped to 0..1."""
-        total = np.zeros((len(inputs), 2))
+        total, inputs = np.zeros((len(inputs), 2)), self._known(inputs)
         for name, (_, fitted) in self.members.items():
             total += self.weights[name] * fitted.predict(inputs)
         clipped: Floats = np.clip(total, 0.0, 1.0)
@@ -85,23 +90,30 @@ class Stack:
 
     def parts(self, inputs: Inputs) -> dict[str, Floats]:
         """What each member adds to the gain."""
-        found = {}
+        found, inputs = {}, self._known(inputs)
         for name, (_, fitted) in self.members.items():
             predicted = fitted.predict(inputs)
             found[name] = self.weights[name] * (predicted[:, 1] - predicted[:, 0])
         return found
 
     def feature_effects(self, inputs: Inputs) -> tuple[Floats, Floats] | None:
-        """Of the first row, for each feature: standard deviations from usual, and what its weight adds to the gain.
+        """Of the first row, for each of `names`: standard deviations from usual, and what its weight adds to the gain.
 
         From the least-squares probe, the one member whose parts add up; None where the stack has none.
         """
         found = self.members.get("ridge")
         if found is None or not isinstance(found[1], FittedLinear):
             return None
-        scaled = found[1].scaler.apply(inputs.features[:1])[0].astype(np.float64)
+        scaled = found[1].scaler.apply(self._known(inputs).features[:1])[0].astype(np.float64)
         slopes = found[1].weights[self.dim :].astype(np.float64)
         return scaled / FEATURE_SCALE, self.weights["ridge"] * scaled * (slopes[:, 1] - slopes[:, 0])
+
+    def _known(self, inputs: Inputs) -> Inputs:
+        """Without the features that came after these members were fitted."""
+        if self.names == features.NAMES:
+            return inputs
+        columns = [features.NAMES.index(name) for name in self.names]
+        return Inputs(inputs.vectors, inputs.features[:, columns])
 
     def files(self) -> dict[str, bytes]:
         """Contents by file name. Arrays are float16 where that loses nothing a decision looks at."""
@@ -113,19 +125,20 @@ class Stack:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         members = {n: asdict(estimator) for n, (estimator, _) in self.members.items()}  # type: ignore[call-overload]
-        spec = {"dim": self.dim, "features": features.NAMES, "weights": dict(self.weights), "members": members}
+        spec = {"dim": self.dim, "features": self.names, "weights": dict(self.weights), "members": members}
         return {SPEC: json.dumps(spec, indent=1).encode(), ARRAYS: buffer.getvalue()}
 
     @classmethod
     def restore(cls, spec: bytes, arrays: bytes) -> Stack:
-        """From `files`. Raises ConfigError for a damaged file, or one made with other features."""
+        """From `files`. Raises ConfigError for a damaged file, or one that reads features which are gone."""
         try:
             stated: dict[str, Any] = json.loads(spec)
-            if tuple(stated["features"]) != features.NAMES:
-                raise ConfigError("the artifact was trained on other features than this version computes: train again")
+            names = tuple(stated["features"])
+            if not set(names) <= set(features.NAMES):
+                raise ConfigError("the artifact was trained on features that this version lacks: train again")
             stored = np.load(io.BytesIO(arrays), allow_pickle=False)
             members = {name: _restored(name, args, stored) for name, args in stated["members"].items()}
-            return cls(members, stated["weights"], int(stated["dim"]))
+            return cls(members, stated["weights"], int(stated["dim"]), names)
         except (KeyError, ValueError, TypeError, OSError, BadZipFile) as error:
             raise ConfigError(f"the artifact's estimators cannot be read ({error}): train again") from error
 

@@ -58,6 +58,17 @@ def test_pair_rows(tmp_path: Path) -> None:
     assert np.isnan(found.weak_tokens).all()
 
 
+def test_verdicts_on_further_models_are_kept_beside_the_pair(tmp_path: Path) -> None:
+    models = models_row(0)["models"] | {"b": {"correct": 1}, "a": {"correct": 0.5}, "c": {"text": "not graded"}}
+    path = write(tmp_path / "a.jsonl", models_row(0, models=models), models_row(1))
+    found = read([path], Pair("w", "s")).others
+    assert found is not None and np.array_equal(found, [[0.5, 1.0], [np.nan, np.nan]], equal_nan=True)
+    assert read([write(tmp_path / "b.jsonl", pair_row(0), models_row(1))], Pair("w", "s")).others is None
+    wrong = write(tmp_path / "c.jsonl", models_row(0, models=models | {"b": {"correct": 2}}))
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        read([wrong], Pair("w", "s"))
+
+
 def test_rows_of_several_models_need_a_pair_and_give_tokens(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl.gz", models_row(0), models_row(1, models={"w": {"correct": 1}}))
     with pytest.raises(ConfigError, match="--pair WEAK,STRONG, of w, s"):

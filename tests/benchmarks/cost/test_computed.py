@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from benchmarks.cost import computed, routers
 from benchmarks.cost.routers import Candidate, Point, Table
-from router.estimators.base import Labels
 from router.learned import Worth, wanted_tier
 
 TIERS = ("small", "cheap", "frontier")
@@ -88,12 +87,3 @@ def test_routes_are_those_of_the_service(gains: list[float], threshold: float, s
 def test_the_threshold_chosen_is_the_last_before_one_fails() -> None:
     points = [Point(0.0, 9, 1, 1.0), Point(0.1, 8, 1, 0.98), Point(0.2, 7, 1, 0.96), Point(0.3, 6, 1, 0.99)]
     assert routers.cheapest(points, 0.97).threshold == 0.1
-
-
-def test_labels_are_softened_by_the_models_nearest_to_each_side() -> None:
-    labels = Labels(np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0]]), np.zeros(4, np.int64))
-    weak_like, strong_like = [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 1.0]
-    found = routers.softened(labels, np.array([weak_like, strong_like]).T)
-    assert found.correct[:, 0].tolist() == [0.5, 0.0, 0.5, 0.0]
-    assert found.correct[:, 1].tolist() == [1.0, 1.0, 0.5, 1.0]
-    assert (routers.softened(labels, np.zeros((4, 0))).correct == labels.correct).all()
