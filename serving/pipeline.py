@@ -70,11 +70,12 @@ class Pipeline:
             if job.lookup is None:
                 job.allow_miss()
             return None
-        job.epoch = self.memory.cache.epoch()
         if not job.reads_cache:
+            job.epoch = self.memory.cache.epoch()
             job.row.cache = "bypass"
             return None
         entry = await self.memory.cache.get(job.cache_key)
+        job.epoch = self.memory.cache.epoch()  # after the look-up, by which another node's gateway hears of deletions
         if entry is None and job.lookup is None:
             job.allow_miss()
         return entry
