@@ -124,8 +124,8 @@ class Inbox:
             self._copies[piece.name] = self._opened(piece.name)
         copy = self._copies[piece.name]
         copy.heard_s = now_s
-        if piece.offset == copy.size:
-            copy.append(piece.data)
+        if piece.offset <= copy.size:
+            copy.append(piece.data[copy.size - piece.offset :])
         if not piece.over or copy.size < piece.offset + len(piece.data):
             return False
         os.fsync(copy.fd)  # the original goes after this
