@@ -259,6 +259,7 @@ def _start(
         home = ray_nodes.join(config, plan, for_all, phases.tell) if runtime.clustered else _own_cluster()
         if runtime.clustered:  # what a killed instance left has gone by now, or will in a moment
             _port_is_free(config.listen, within_s=LEFTOVER_WAIT_S)
+            haproxy.sweep()
         _stop_on_signals(stop)  # again: Ray put its own in their place, which print a stack
         proxied = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
         serve.start(
