@@ -228,13 +228,11 @@ class Roster:
         from ray.serve.schema import ProxyStatus
 
         alive = [node for node in ray.nodes() if node["Alive"]]
-        if len(alive) * per_node > self._wanted:
-            self._wanted = len(alive) * per_node
+        if (wanted := len(alive) * per_node) > self._wanted:
             name = DeploymentID(name=GATEWAY, app_name="gateway")
-            ray.get(
-                _get_global_client()._controller.update_deployment_replicas.remote(name, self._wanted),
-                timeout=LOOK_LIMIT_S,
-            )
+            asked = _get_global_client()._controller.update_deployment_replicas.remote(name, wanted)
+            ray.get(asked, timeout=LOOK_LIMIT_S)
+            self._wanted = wanted
         proxies = {node for node, status in serve.status().proxies.items() if status == ProxyStatus.HEALTHY}
         have = {ip for ip, _ in _replicas("gateway")}
         served = [n for n in alive if n["NodeID"] in proxies and n["NodeManagerAddress"] in have]
@@ -316,5 +314,5 @@ def check(config: Config) -> None:
         raise ConfigError(
             "listen.host: with gateway.nodes `every` it is 0.0.0.0, or the head's address for each one's own"
         )
-    if config.serve.haproxy is False:
-        raise ConfigError("serve.haproxy: engines on other nodes are reached only with it on")
+    if config.serve.haproxy is False or not haproxy.available():
+        raise ConfigError("serve.haproxy: engines on other nodes are reached only with it on, and its wheel installed")

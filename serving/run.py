@@ -114,6 +114,8 @@ def _settle(roster: ray_nodes.Roster, stop: threading.Event) -> None:
         if stop.wait(ROSTER_EVERY_S):
             return
         roster.look()
+    if roster.per_node and (without := ray_nodes.nodes() - len(roster.gateways)) > 0:
+        roster.tell(f"{without} nodes have no gateway yet: is port {roster.port} free there?")
     stop.wait(2 * LOOK_EVERY_S)
 
 

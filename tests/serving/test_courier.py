@@ -26,13 +26,16 @@ from serving.cache.remote import RemoteCache
 from serving.config import Config, parse
 from serving.courier import Courier
 from serving.desk import Parcel, Receipt
+from serving.ledger import texts
 from serving.ledger.grants import Amounts, Ask, LeaseRequest
 from serving.ledger.inbox import AWAY
 from serving.ledger.journal import Journal
 from serving.ledger.keys import Limits
 from serving.ledger.row import Row
 from serving.ledger.schema import requests
+from serving.ledger.texts import Kept
 from serving.runtime import Runtime, fresh_run_folder
+from serving.shared import open_away
 
 NODE = "192.0.2.2"
 CONFIG = """
@@ -64,9 +67,12 @@ class Wire:
         return receipt
 
     def __getattr__(self, name: str) -> Any:
-        if self.cut:
-            raise ConnectionError
-        return getattr(self.books.desk, name)
+        async def call(*arguments: Any) -> Any:
+            if self.cut:
+                raise ConnectionError
+            return await getattr(self.books.desk, name)(*arguments)
+
+        return call
 
 
 @pytest.fixture
@@ -333,6 +339,17 @@ async def test_the_cache_of_a_node_is_the_heads(wire: Wire) -> None:
     one.put(entry(b"big", b"x" * 200_000), one.epoch())
     await asyncio.gather(one.close(), two.close())
     assert await one.get(b"k") is None and await one.get(b"big") is None
+
+
+async def test_texts_of_a_node_are_kept_at_the_head(config: Config, runtime: Runtime, wire: Wire) -> None:
+    away = await open_away(config, runtime, wire, "http://192.0.2.1:8000")
+    kept = Kept("r", 1, "t", [{"role": "user", "content": "hi"}], "hello", False, 20)
+    await asyncio.to_thread(away.save, [kept])
+    assert texts.size_bytes(wire.books._store) == 20
+    wire.cut = True
+    with pytest.raises(ConnectionError):  # who keeps texts counts them as dropped
+        await asyncio.to_thread(away.save, [kept])
+    await away.close()
 
 
 async def test_without_the_head_the_cache_misses_and_fails_nothing(wire: Wire) -> None:

@@ -118,6 +118,16 @@ def test_a_node_that_joins_gets_a_gateway(nodes: Nodes) -> None:
     assert all(answer.well for answer in sent(nodes, 20, "late", lambda: None, late))
 
 
+def test_a_killed_service_goes_on_everywhere_and_the_next_takes_its_place(nodes: Nodes) -> None:
+    nodes.service.kill()
+    nodes.service.wait(10)
+    assert all(answer.well for answer in sent(nodes, 20, "driverless", lambda: None, *nodes.net.machines[1:3]))
+    nodes.serve("second")
+    ready = next(line for line in nodes.log("second").splitlines() if line.startswith("ready "))
+    assert all(machine.address in ready for machine in nodes.net.machines)
+    assert all(answer.well for answer in sent(nodes, 40, "again", lambda: None, *nodes.net.machines))
+
+
 def test_the_end_waits_for_requests_and_rows_of_every_node(nodes: Nodes) -> None:
     before = {row["request_id"] for row in nodes.rows()}
     machines = nodes.net.machines[1:3]
