@@ -18,7 +18,7 @@ from serving.cache.exact import Entry, ExactCache
 from serving.config import Config
 from serving.ledger import texts
 from serving.ledger.grants import Lease, LeaseRequest
-from serving.ledger.inbox import Inbox, Piece, Taken
+from serving.ledger.inbox import Piece, Taken
 from serving.ledger.keys import KeySnapshot, loader
 from serving.ledger.store import Store
 from serving.ledger.texts import Kept
@@ -125,6 +125,3 @@ class Desk:
         draft = self._runtime.nodes_file.with_suffix(".draft")
         draft.write_text(json.dumps(self._undone), encoding="utf-8")
         draft.replace(self._runtime.nodes_file)
-
-
-__all__ = ["Desk", "Head", "Inbox", "Parcel", "Receipt"]
