@@ -132,14 +132,17 @@ class Source(Protocol):
 
 
 class Caller(asyncio.Protocol):
-    """One connection, one request at a time. `ask` starts it; it goes on by itself until the source says rest."""
+    """One connection, one request at a time. `ask` starts it; it goes on by itself until the source says rest.
+
+    `leaving`: the server wants no more requests on this connection, and `disconnected` is still to come.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._parser: Any = None
         self._transport: Any = None
-        self._complete = False
-        self.connected = False
+        self._complete = self._stays = False
+        self.connected = self.leaving = False
         self.reply: Reply | None = None
 
     def ask(self) -> None:
@@ -163,7 +166,7 @@ class Caller(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.connected = False
+        self.connected = self.leaving = False
         if self.reply is not None:
             self.reply = None
             self._source.failed(f"the connection was closed before the answer was whole ({error})")
@@ -200,6 +203,7 @@ class Caller(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._stays = self._parser.should_keep_alive()  # once the message is over the parser says no to all
 
     def _finish(self, reply: Reply, now_s: float) -> None:
         self.reply, self._complete = None, False
@@ -207,9 +211,10 @@ class Caller(asyncio.Protocol):
             self._source.answered(check(reply, self._source.expected, now_s))
         except WrongAnswerError as exc:
             self._source.failed(str(exc))
-        if self._parser.should_keep_alive():
+        if self._stays:
             self.ask()
         else:
+            self.leaving = True
             self._transport.close()
 
     def _broken(self, why: str) -> None:

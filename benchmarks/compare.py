@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.child import BenchmarkError
-from benchmarks.contest import tell
+from benchmarks.contest import Case, tell
 from benchmarks.cost import results_io
 from benchmarks.cost.results import Figures, Interval, Run
 from router.tables import text_table
@@ -33,6 +33,7 @@ from router.tables import text_table
 LOWER, HIGHER, NEITHER = "lower", "higher", ""  # which is better
 BETTER, WORSE, CHANGED, SAME = "better", "worse", "changed", "within noise"
 NO_INTERVAL, OTHER_PRICES = "no interval", "other prices"
+PARTS: Final = {"index": "sizes", "embedding": "runtimes"}
 RATES: Final = {"overhead": "rps", "engine": "output_tokens_per_s"}  # answers are of one length: one says the other
 TIMES: Final = {
     "p50_ms": LOWER,
@@ -97,6 +98,9 @@ def read(path: Path) -> Result:
         return _contest(str(path), raw)
     if kind == "instrument":
         return _instrument(str(path), raw)
+    if kind in PARTS:
+        measures = dict(_numbers(kind, raw.get(PARTS[kind])))
+        return Result(str(path), kind, measures, {"device": raw["device"]}, _hardware(raw["machine"]))
     return _cost(str(path), results_io.load(path))
 
 
@@ -193,7 +197,8 @@ def _contest(path: str, raw: Mapping[str, Any]) -> Result:
     measures: dict[str, Measure] = {}
     for part, rows in parts.items():
         for row in rows:
-            who = f"{part}{row['kind']} x{row['clients']} {row['contender']}"
+            case = Case(row["kind"], row["clients"], row.get("prompt_words")).name
+            who = f"{part}{case} {row['contender']}"
             shown = {RATES[kind]: HIGHER, **TIMES}
             measures |= {f"{who}: {n}": _spread(row[n], b, False) for n, b in shown.items() if row.get(n)}
     for ratio in raw.get("ratios", ()):
@@ -212,6 +217,18 @@ def _instrument(path: str, raw: Mapping[str, Any]) -> Result:
     return Result(
         path, "instrument", measures, raw["config"], _hardware(raw["machine"]), busy=_busy(path, raw["machine"])
     )
+
+
+def _numbers(name: str, found: Any) -> Iterator[tuple[str, Measure]]:
+    """Every number in it by its path; measured once each, so shown and not judged."""
+    if isinstance(found, Mapping):
+        for key, value in found.items():
+            yield from _numbers(f"{name} {key}", value)
+    elif isinstance(found, Sequence) and not isinstance(found, str):
+        for value in found:
+            yield from _numbers(f"{name} {value['entries']}", value)
+    elif isinstance(found, int | float):
+        yield name, Measure(float(found))
 
 
 def _hardware(machine: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,14 +22,29 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of load."""
+    """One kind of load. `prompt_words` and `tokens` stand in for the plan's own where a case is about lengths."""
 
     kind: str  # unary or stream
     clients: int
+    prompt_words: int | None = None
+    tokens: int | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.kind} x{self.clients}"
+        lengths = "" if self.prompt_words is None else f" {self.prompt_words}w"
+        return f"{self.kind} x{self.clients}{lengths}"
+
+    def of(self, plan: Plan) -> Plan:
+        """The plan under this load."""
+        expected = replace(plan.expected, tokens=self.tokens) if self.tokens else plan.expected
+        return replace(
+            plan,
+            stream=self.kind == "stream",
+            clients=self.clients,
+            prompt_words=self.prompt_words or plan.prompt_words,
+            tokens=self.tokens or plan.tokens,
+            expected=expected,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,10 @@ LATENCY_P50_MS = Figure(("latency_ms", "p50"))
 LATENCY_P99_MS = Figure(("latency_ms", "p99"))
 TTFT_P50_MS = Figure(("ttft_ms", "p50"))
 TTFT_P99_MS = Figure(("ttft_ms", "p99"))
+TPOT_P50_MS = Figure(("tpot_ms", "p50"))
+TPOT_P99_MS = Figure(("tpot_ms", "p99"))
+PROMPT_TOKENS_PER_S = Figure(("prompt_tokens_per_s",))
+GOODPUT_RPS = Figure(("goodput_rps",))
 
 
 @dataclass(slots=True)
@@ -171,9 +190,7 @@ def contest(
             for index, contender in enumerate(contenders):
                 number = results.rounds(contender.name, case) if lap >= warm else -1
                 plan = replace(
-                    contender.plan,
-                    stream=case.kind == "stream",
-                    clients=case.clients,
+                    case.of(contender.plan),
                     count=count(case) if count else None,
                     warmup=max(contender.plan.warmup, case.clients),
                     nonce=contender.plan.nonce if contender.plan.repeat else f"{case.name} {index} {number}",
@@ -205,13 +222,19 @@ def records(results: Results) -> list[dict[str, Any]]:
     for (contender, case), reports in results.reports.items():
         figures = {"rps": RPS, "output_tokens_per_s": TOKENS_PER_S, "p50_ms": LATENCY_P50_MS, "p99_ms": LATENCY_P99_MS}
         if reports[0].get("ttft_ms"):
-            figures |= {"ttft_p50_ms": TTFT_P50_MS, "ttft_p99_ms": TTFT_P99_MS}
+            figures |= {"ttft_p50_ms": TTFT_P50_MS, "ttft_p99_ms": TTFT_P99_MS, "goodput_rps": GOODPUT_RPS}
+        if reports[0].get("tpot_ms"):
+            figures |= {"tpot_p50_ms": TPOT_P50_MS, "tpot_p99_ms": TPOT_P99_MS}
+        if reports[0].get("prompt_tokens"):
+            figures["prompt_tokens_per_s"] = PROMPT_TOKENS_PER_S
         spreads = {name: results.spread(contender, case, figure) for name, figure in figures.items()}
         found.append(
             {
                 "contender": contender,
                 "kind": case.kind,
                 "clients": case.clients,
+                "prompt_words": case.prompt_words,
+                "tokens": case.tokens,
                 "requests": sum(r["requests"] for r in reports),
                 "client_cpu_share": max(r["client_cpu_share"] for r in reports),
                 **{name: {"median": s.median, "low": s.low, "high": s.high} for name, s in spreads.items()},

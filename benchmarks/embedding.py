@@ -1,6 +1,7 @@
 """Which runtime should embed on this CPU, and does a faster one move decisions? And a lookup end to end.
 
     taskset -c 0 env OMP_NUM_THREADS=1 python -m benchmarks.embedding [--pairs FILE] [--entries 10000]
+    python -m benchmarks.embedding --device cuda    # what a card makes of it, beside float32 on one CPU thread
 
 Each runtime runs the embedded MiniLM on one thread: wall and CPU time of one text of 16, 64 and 256 tokens (runtimes
 take turns of ten, so that a busy neighbour is busy for all), texts a second in batches, and agreement with float32: the
@@ -33,10 +34,12 @@ from benchmarks.measure import summary_ms
 from models.types import Usage
 from router.cache.entries import Entry, Scope, new_id
 from router.cache.faiss_index import FaissIndex
+from router.cache.gpu_ring import GpuRing, row_bytes
+from router.cache.index import VectorIndex
 from router.cache.semantic import SemanticCache
 from router.embedding.bert_onnx import BertOnnx, build, read_weights
 from router.embedding.encoder import Network, TextEncoder
-from router.embedding.load import CPU_BATCH_TOKENS
+from router.embedding.load import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from router.embedding.minilm import folder, load_default
 from router.embedding.torch_network import TorchNetwork
 
@@ -77,9 +80,13 @@ def dynamic_int8(model: Any) -> Any:
         return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
 
 
-def candidates() -> dict[str, Network]:
+def candidates(device: str) -> dict[str, Network]:
+    """By name; the first is float32, which the others are held against."""
     import torch
 
+    if device != "cpu":
+        exact = BertOnnx.from_folder(folder(), "mean", 1)
+        return {"onnxruntime float32": exact, f"torch float16, {device}": TorchNetwork(folder(), "mean", device, 1)}
     return {
         "onnxruntime float32": BertOnnx.from_folder(folder(), "mean", 1),
         "onnxruntime int8": quantized(),
@@ -151,14 +158,20 @@ def _read_pairs(path: Path) -> Iterator[str]:
             yield from (pair["a"], pair["b"])
 
 
-async def lookups(encoder: TextEncoder, entries: int) -> dict[str, Any]:
+def index_on(device: str, encoder: TextEncoder, entries: int) -> VectorIndex:
+    if device == "cpu":
+        return FaissIndex(encoder.identity.sha256, encoder.dim)
+    return GpuRing(encoder.identity.sha256, encoder.dim, (entries + 1) * row_bytes(encoder.dim, 2), device)
+
+
+async def lookups(encoder: TextEncoder, entries: int, device: str) -> dict[str, Any]:
     """Embed and search, as the router does it: vectors of random directions, since only their number costs time."""
     rng = np.random.default_rng(2)
     words = [word for phrase in PHRASES for word in phrase.split() if "{" not in word] + [*VERBS, *NOUNS]
     scope, results = Scope("tenant", b"partition"), {}
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory() as scratch:
-        index = FaissIndex(encoder.identity.sha256, encoder.dim)
+        index = index_on(device, encoder, entries)
         cache = await SemanticCache.open(Path(scratch) / "cache.sqlite", index, ["small"])
         for number in range(entries):
             vector = rng.standard_normal(encoder.dim).astype(np.float32)
@@ -186,21 +199,23 @@ async def lookups(encoder: TextEncoder, entries: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, help="JSON lines {a, b}, gzipped or not")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for float16 and the ring")
     parser.add_argument("--entries", type=int, default=10_000, help="in the cache of the end-to-end lookup")
     args = parser.parse_args()
     texts = texts_of(args.pairs)
-    networks, default = candidates(), load_default()
+    networks, default = candidates(args.device), load_default(device=args.device)
+    batch_tokens = CPU_BATCH_TOKENS if args.device == "cpu" else GPU_BATCH_TOKENS
     results = latencies(networks)
     exact: NDArray[np.float32] | None = None
     for name, network in networks.items():
         tokenizer = Tokenizer.from_file(str(folder() / "tokenizer.json"))
-        encoder = TextEncoder(default.identity, tokenizer, network, CPU_BATCH_TOKENS)
+        encoder = TextEncoder(default.identity, tokenizer, network, batch_tokens)
         vectors = encoder.encode(texts)
         exact = vectors if exact is None else exact  # the first is float32
         results[name] |= {"texts_per_s": rate(encoder, texts[:256]), **agreement(vectors, exact)}
         print(json.dumps({name: results[name]}), file=sys.stderr)
-    end_to_end = asyncio.run(lookups(default, args.entries))
-    print(json.dumps({"runtimes": results, "lookup": end_to_end}))
+    end_to_end = asyncio.run(lookups(default, args.entries, args.device))
+    print(json.dumps({"device": args.device, "runtimes": results, "lookup": end_to_end}))
 
 
 if __name__ == "__main__":

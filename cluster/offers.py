@@ -20,7 +20,7 @@ from cluster.errors import NothingWithin
 from cluster.vast_types import Offer
 from models.errors import ConfigError
 from models.local.fit import fit
-from models.local.gpus import Gpu, gpu_named
+from models.local.gpus import Gpu, gpu_named, known_name
 from models.local.profiles import Profile, resolve
 
 CUDA = 13.0  # of the wheels in requirements/gpu.txt; consumer cards have no forward compatibility, so it is a minimum
@@ -143,24 +143,18 @@ def min_gpu_ram_mb(profile: Profile) -> int:
 
 def speed_on(profile: Profile, offer: Offer) -> Speed | None:
     """The rate card's speeds, scaled to this offer's card. None without a card."""
-    card = profile.rate_card
+    known = known_name(offer.gpu_name)
+    card = profile.card_on(known)
     if card is None:
         return None
     prefill, decode = float(card.prefill_tokens_per_s), float(card.decode_tokens_per_s)
     reference = REFERENCE.get(card.gpu or "")
-    if reference is None or card.gpu == _known(offer.gpu_name) or not (offer.memory_gb_per_s and offer.tflops):
+    if reference is None or card.gpu == known or not (offer.memory_gb_per_s and offer.tflops):
         return Speed(prefill, decode, f"rate card of {card.as_of}")
     bandwidth, tflops = reference
     basis = f"rate card of {card.as_of} for one {card.gpu}, scaled by bandwidth and TFLOPS"
     scale_prefill, scale_decode = offer.tflops / offer.num_gpus / tflops, offer.memory_gb_per_s / bandwidth
     return Speed(prefill * scale_prefill, decode * scale_decode, basis)
-
-
-def _known(gpu_name: str) -> str | None:
-    try:
-        return gpu_named(gpu_name).name
-    except ConfigError:
-        return None
 
 
 def rank(offers: Iterable[Offer], config: ClusterConfig, profile: Profile) -> list[Candidate]:

@@ -20,7 +20,8 @@ from models.types import Call, Capabilities, Chunk, Completion, Json, Usage
 @dataclass(frozen=True, slots=True)
 class Step:
     """One answer. `error` is raised instead of it; with `cut_after` the stream breaks after so many words. `logprob` is
-    that of every word, told in streams to who asks; None is a server that knows of none."""
+    that of every word, told in streams to who asks; None is a server that knows of none. `counts`: usage is told with
+    every event to who asks for `continuous_usage_stats`, as vLLM does."""
 
     text: str = "a farthing is a quarter of a penny"
     error: FarthingError | None = None
@@ -29,6 +30,7 @@ class Step:
     cut_after: int | None = None
     usage: bool = True
     logprob: float | None = None
+    counts: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -70,14 +72,18 @@ class FakeBackend:
             await asyncio.sleep(step.delay_s)
             if step.error is not None:
                 raise step.error
-            yield Chunk(self._event({"role": "assistant", "content": ""}))
-            for at, word in enumerate(step.text.split(" ")):
+            words = step.text.split(" ")
+            counts = step.counts and (call.body.get("stream_options") or {}).get("continuous_usage_stats")
+            usages = [_usage(call, " ".join(words[:at])) if counts else None for at in range(len(words) + 1)]
+            yield Chunk(self._event({"role": "assistant", "content": ""}, usage=usages[0]), usage=usages[0])
+            for at, word in enumerate(words):
                 if at == step.cut_after:
                     raise StreamCut("the answer broke off: the script says so")
                 await asyncio.sleep(step.word_s)
-                told = _logprobs(call, word, step.logprob)
-                yield Chunk(self._event({"content": word if at == 0 else f" {word}"}, logprobs=told), content=True)
-            yield Chunk(self._event({}, "stop"), content=True)
+                delta, told = {"content": word if at == 0 else f" {word}"}, _logprobs(call, word, step.logprob)
+                usage = usages[at + 1]
+                yield Chunk(self._event(delta, logprobs=told, usage=usage), content=True, usage=usage)
+            yield Chunk(self._event({}, "stop", usage=usages[-1]), content=True, usage=usages[-1])
             if step.usage:
                 yield Chunk(b"", content=True, usage=_usage(call, step.text))
         finally:
@@ -93,10 +99,13 @@ class FakeBackend:
         self.calls.append(call)
         return self.script[min(len(self.calls), len(self.script)) - 1]
 
-    def _event(self, delta: Json, finish: str | None = None, logprobs: Json | None = None) -> bytes:
+    def _event(
+        self, delta: Json, finish: str | None = None, logprobs: Json | None = None, usage: Usage | None = None
+    ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         head = {"id": f"chatcmpl-{len(self.calls)}", "object": "chat.completion.chunk", "created": 1}
-        return b"data: " + orjson.dumps({**head, "model": self.model, "choices": [choice]}) + b"\n\n"
+        told = {} if usage is None else {"usage": usage.to_openai()}
+        return b"data: " + orjson.dumps({**head, "model": self.model, "choices": [choice], **told}) + b"\n\n"
 
 
 def _logprobs(call: Call, word: str, logprob: float | None) -> Json | None:

@@ -33,6 +33,7 @@ class Facts:
 
     `text` is the last user text, cut to `MAX_FACT_TEXT_CHARS`; `prompt_tokens` is an estimate made from characters.
     `named` is the tier the caller named, empty for `auto`. `lookup` is None where nothing may be matched by meaning.
+    `askable`: tiers that could be asked for it now, with a key, up, in time and within budgets; None: nobody looked.
     """
 
     request_id: str
@@ -51,6 +52,7 @@ class Facts:
     conversation: str = ""
     named: str = ""
     lookup: Lookup | None = None
+    askable: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

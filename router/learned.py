@@ -141,9 +141,9 @@ class LearnedDecider:
         held = self._held.tier(facts) if acts else None
         names, reason = able_from(self._wanted(deployed, gain, held), self._tiers, obstacles)
         score, version = round(gain, 4), deployed.manifest.version
-        if acts and (other := self._explored(facts, names, obstacles)) is not None:
-            explored, _ = able_from(other, self._tiers, obstacles)
-            return Decision(explored, "explore", score, artifact=version, shadow=names[0])
+        if acts and (drawn := self._explored(facts, names)) is not None:
+            tiers = (drawn, *(name for name in names if name != drawn))
+            return Decision(tiers, "explore", score, artifact=version, shadow=names[0])
         if acts:
             band = self._settings.band if held is None else None
             plan = self._plan(deployed, inputs) if doubtful(facts, self._tiers, gain, band) else None
@@ -174,16 +174,19 @@ class LearnedDecider:
             return None
         return gain
 
-    def _explored(self, facts: Facts, names: Sequence[str], obstacles: Sequence[str | None]) -> int | None:
-        """The place of another able tier, for the share of requests that explores. By the request's id: asked twice,
-        a request explores twice or never. Conversations that hold a tier keep it, and `local_only` stays out."""
-        draw = hashlib.sha256(f"explore\0{facts.request_id}".encode("utf-8", "surrogatepass")).digest()
-        if int.from_bytes(draw[:8]) / 2**64 >= self._settings.explore or facts.local_only:
+    def _explored(self, facts: Facts, names: Sequence[str]) -> str | None:
+        """Another able tier, for the share of requests that explores. By the request's id: asked twice, a request
+        explores twice or never. Conversations that hold a tier keep it, and `local_only` stays out. What the wanted
+        tier is worth against another shows only where both can be asked."""
+        others = [name for name in names[1:] if facts.askable is None or name in facts.askable]
+        if facts.local_only or not others or self._held.tier(facts) is not None:
             return None
-        others = [i for i, t in enumerate(self._tiers) if not obstacles[i] and t.name != names[0]]
-        if not others or self._held.tier(facts) is not None:
+        if facts.askable is not None and names[0] not in facts.askable:
             return None
-        return others[int.from_bytes(draw[8:16]) % len(others)]
+        # An integer held against a float is exact, and so is a float times a power of two.
+        if _lot("explore", facts.request_id) >= self._settings.explore * 2**64:
+            return None
+        return max(others, key=lambda name: _lot("explore", facts.request_id, name))  # the same chance for each
 
     def _acts(self, facts: Facts) -> bool:
         return self._settings.mode == "on" and rollout_place(facts) < self._settings.rollout
@@ -201,9 +204,13 @@ class LearnedDecider:
 
 def rollout_place(facts: Facts) -> float:
     """0..1, the same for all of a conversation; for single questions the same for equal ones of a tenant."""
-    what = facts.conversation or facts.text
-    digest = hashlib.sha256(f"{facts.tenant}\0{what}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return _lot(facts.tenant, facts.conversation or facts.text) / 2**64
+
+
+def _lot(*what: str) -> int:
+    """Uniform below 2**64, the same for the same strings."""
+    digest = hashlib.sha256("\0".join(what).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8])
 
 
 class Conversations:

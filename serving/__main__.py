@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from models.errors import ConfigError, FarthingError
@@ -133,16 +134,19 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    from serving.cache.cli import delete
-    from serving.ledger.store import Store
+    from serving.cache.cli import delete, running
+    from serving.ledger.store import KEYS_LINGER_MS, Store
 
     config = load(arguments.config)
-    answers = delete(config, "tenant", arguments.tenant)
+    in_service = running(config) is not None
     ledger = Store.open(config.ledger_url)
     try:
         rows = ledger.delete_tenant(arguments.tenant)
     finally:
         ledger.close()
+    if in_service:  # what is still answered by its keys would be stored after its answers were deleted
+        time.sleep(KEYS_LINGER_MS / 1000)
+    answers = delete(config, "tenant", arguments.tenant)
     print(f"tenant {arguments.tenant}: {rows} rows and {answers} cached answers deleted, its keys too")
     return 0
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from models.backend import Backend
 from models.errors import FarthingError
 from models.types import Usage
 from serving.ledger.allowance import Allowance, Reservation
@@ -31,6 +32,7 @@ class Spending:
     tier: ServingTier
     tiers: Tiers
     reservation: Reservation
+    metrics: GatewayMetrics
     charged: bool = False
 
     def charge(self, usage: Usage) -> int:
@@ -46,19 +48,22 @@ class Spending:
         row.all_frontier_nusd, row.all_cheapest_nusd = self.tiers.counterfactuals(usage, now)
         return row.cost_nusd
 
-    def waste(self, usage: Usage, backend: str) -> None:
+    def waste(self, usage: Usage, backend: Backend) -> None:
         """What a call burnt whose answer nobody will see. Of tiers of our own alone: no provider bills it, and another
         call of the same request is charged beside it."""
         assert self.tier.owned
-        cost = self.tier.price_of(backend).cost(usage, datetime.datetime.now(datetime.UTC))
+        cost = self.tier.price_of(backend.name).cost(usage, datetime.datetime.now(datetime.UTC))
+        self.row.usage_estimated |= usage.estimated
         self.row.cost_wasted_nusd += cost.total_nusd
         self.row.cost_nusd += cost.total_nusd
+        self.metrics.wasted(self.tier.name, backend.model, cost.total_nusd)
 
 
 def fill_usage(row: Row, usage: Usage) -> None:
     row.input_tokens, row.cached_input_tokens = usage.input_tokens, usage.cached_input_tokens
     row.cache_write_tokens, row.output_tokens = usage.cache_write_tokens, usage.output_tokens
-    row.reasoning_tokens, row.usage_estimated = usage.reasoning_tokens, usage.estimated
+    row.reasoning_tokens = usage.reasoning_tokens
+    row.usage_estimated |= usage.estimated  # what was wasted before may have been
 
 
 @dataclass(slots=True)
@@ -105,18 +110,18 @@ class Accounts:
 
     async def reserve(self, key: ApiKey, tier: ServingTier, asked: Asked) -> Reservation:
         """Set frontier money aside; a tier of our own bills nobody. Raises BudgetExceeded."""
-        if tier.owned:
-            return Reservation(None)
-        choices = max(asked.body.get("n") or 1, asked.body.get("best_of") or 1)
-        output_tokens = choices * (asked.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
-        worst = Usage(input_tokens=asked.prompt_tokens, output_tokens=output_tokens)
-        now = datetime.datetime.now(datetime.UTC)
-        return await self.allowance.reserve(key, max(p.cost(worst, now).total_nusd for p in tier.prices.values()))
+        return Reservation(None) if tier.owned else await self.allowance.reserve(key, _worst_nusd(tier, asked))
+
+    def affords(self, key: ApiKey, tier: ServingTier, asked: Asked) -> bool:
+        """Whether `reserve` may succeed, as far as is known without asking."""
+        if tier.owned or not self.allowance.limited(key):
+            return True
+        return self.allowance.affords(key, _worst_nusd(tier, asked))
 
     @contextmanager
     def spending(self, row: Row, tier: ServingTier, reservation: Reservation) -> Iterator[Spending]:
         """One call. What was not charged is given back at once, what was is settled when the row closes."""
-        spending = Spending(row, tier, self.tiers, reservation)
+        spending = Spending(row, tier, self.tiers, reservation, self.metrics)
         try:
             yield spending
         finally:
@@ -124,3 +129,12 @@ class Accounts:
                 self._charged[row.request_id] = reservation
             else:
                 self.allowance.settle(reservation, 0)
+
+
+def _worst_nusd(tier: ServingTier, asked: Asked) -> int:
+    """What a call may cost at most."""
+    choices = max(asked.body.get("n") or 1, asked.body.get("best_of") or 1)
+    output_tokens = choices * (asked.max_output_tokens or DEFAULT_OUTPUT_TOKENS)
+    worst = Usage(input_tokens=asked.prompt_tokens, output_tokens=output_tokens)
+    now = datetime.datetime.now(datetime.UTC)
+    return max(p.cost(worst, now).total_nusd for p in tier.prices.values())

@@ -65,7 +65,9 @@ class Cascading:
         wanted = order[0] is tier
         if not stronger or (self.mode == "shadow" and not wanted):
             return None
-        job_wants = (job.asked.stream, not job.asked.body.get("logprobs"))
+        body = job.asked.body
+        counts = bool((body.get("stream_options") or {}).get("continuous_usage_stats"))
+        job_wants = (job.asked.stream, not body.get("logprobs"), not counts)
         return Gate(self, tier, stronger[0] if wanted else order[0], wanted, plan, self.current(), *job_wants)
 
 
@@ -74,7 +76,8 @@ class Gate:
     """One small answer on trial. `wanted`: the router would have asked this tier anyway; `next`: who answers otherwise.
 
     `kept` is None while nothing is decided, `verdict` None also where the tokens told nothing. A caller's own
-    `logprobs` are passed on as asked for; `top_logprobs` is then the caller's as well.
+    `logprobs` are passed on as asked for; `top_logprobs` is then the caller's as well. `usage`: as last told, which our
+    engine does with every chunk, so that what a dropped answer cost is known.
     """
 
     _cascading: Cascading
@@ -85,6 +88,7 @@ class Gate:
     _cascade: Cascade
     _streams: bool
     _hides: bool
+    _hides_usage: bool
     tokens: list[Token] = field(default_factory=list)
     kept: bool | None = None
     verdict: Verdict | None = None
@@ -103,7 +107,8 @@ class Gate:
 
     def call(self, call: Call) -> Call:
         """Asked as a stream, whatever the caller wants: a whole answer cannot be dropped half-way."""
-        asked: Json = {**call.body, "stream": True}
+        options = {**(call.body.get("stream_options") or {}), "include_usage": True, "continuous_usage_stats": True}
+        asked: Json = {**call.body, "stream": True, "stream_options": options}
         if self._hides:
             asked |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return replace(call, body=asked, stream=True)
@@ -162,7 +167,7 @@ class Gate:
         return self.verdict.accepted
 
     def _read(self, chunk: Chunk) -> Chunk:
-        """Take the evidence out of a chunk, and out of sight where the caller did not ask for it."""
+        """Take the evidence out of a chunk, and out of sight what the caller did not ask for."""
         self.usage = chunk.usage or self.usage
         if not chunk.data:
             return chunk
@@ -170,10 +175,13 @@ class Gate:
             events = [orjson.loads(payload(part + b"\n\n")) for part in chunk.data.split(b"\n\n") if part]
             for choice in (choice for told in events for choice in told.get("choices") or ()):
                 self._look(choice)
+            for told in events if self._hides_usage else ():
+                told.pop("usage", None)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
             self._blind = self._blind or not self.tokens  # whatever it is, it is no evidence; the caller may know
             return chunk
-        return replace(chunk, data=b"".join(map(event, events))) if self._hides else chunk
+        hides = self._hides or self._hides_usage
+        return replace(chunk, data=b"".join(map(event, events))) if hides else chunk
 
     def _look(self, choice: Json) -> None:
         told, delta = choice.get("logprobs"), choice.get("delta") or {}

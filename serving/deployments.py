@@ -77,6 +77,9 @@ class Router:
     async def complain(self, request_id: str, entry_id: str) -> bool:
         return await self._inside.complain(request_id, entry_id)
 
+    async def drop_answers_of(self, request_ids: list[str]) -> bool:
+        return await self._inside.drop_answers_of(request_ids)
+
     async def delete(self, kind: str, name: str) -> int:
         return await self._inside.delete(kind, name)
 
@@ -115,8 +118,8 @@ class Ledger:
     async def keep(self, entry: Entry, epoch: int) -> None:
         await self._inside.desk.keep(entry, epoch)
 
-    async def keep_texts(self, kept: Sequence[Kept]) -> None:
-        await self._inside.desk.keep_texts(kept)
+    async def keep_texts(self, kept: Sequence[Kept]) -> int:
+        return await self._inside.desk.keep_texts(kept)
 
     async def check_health(self) -> None:
         self._inside.check()
@@ -179,6 +182,9 @@ class _RouterCalls:
     async def complain(self, request_id: str, entry_id: str) -> bool:
         return bool(await self._router.complain.remote(request_id, entry_id))
 
+    async def drop_answers_of(self, request_ids: list[str]) -> bool:
+        return bool(await self._router.drop_answers_of.remote(request_ids))
+
     async def delete(self, kind: str, name: str) -> int:
         return int(await self._router.delete.remote(kind, name))
 
@@ -212,8 +218,8 @@ class _LedgerCalls:
     async def keep(self, entry: Entry, epoch: int) -> None:
         await self._ledger.keep.remote(entry, epoch)
 
-    async def keep_texts(self, kept: Sequence[Kept]) -> None:
-        await self._ledger.keep_texts.remote(kept)
+    async def keep_texts(self, kept: Sequence[Kept]) -> int:
+        return int(await self._ledger.keep_texts.remote(kept))
 
 
 class Engine:

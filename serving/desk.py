@@ -65,7 +65,7 @@ class Head(Protocol):
 
     async def keep(self, entry: Entry, epoch: int) -> None: ...
 
-    async def keep_texts(self, kept: Sequence[Kept]) -> None: ...
+    async def keep_texts(self, kept: Sequence[Kept]) -> int: ...
 
 
 class Desk:
@@ -91,18 +91,18 @@ class Desk:
         return await self._load(version)
 
     async def recall(self, key: bytes) -> tuple[Entry | None, int]:
-        """What the cache has, and the epoch before it was looked up."""
+        """What the cache has, and the key's epoch before it was looked up."""
         if self._cache is None:
             return None, 0
-        epoch = self._cache.epoch()
+        epoch = self._cache.epoch(key)
         return await self._cache.get(key), epoch
 
     async def keep(self, entry: Entry, epoch: int) -> None:
         if self._cache is not None:
             self._cache.put(entry, epoch)
 
-    async def keep_texts(self, kept: Sequence[Kept]) -> None:
-        await asyncio.to_thread(texts.put, self._store, kept)
+    async def keep_texts(self, kept: Sequence[Kept]) -> int:
+        return await asyncio.to_thread(texts.put, self._store, kept)
 
     async def close(self) -> None:
         if self._cache is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from models.errors import UnknownPrice
 from models.local.fit import check_fits, pick_profile
-from models.local.gpus import Gpu, detect_gpu
+from models.local.gpus import Gpu, detect_gpu, known_name
 from models.local.profiles import Profile, catalogue, flags, from_folder, resolve
 from models.local.weights import prepare
 from models.prices import RateCard
@@ -123,24 +123,28 @@ def local_facts(config: Config) -> LocalFacts | None:
     if found is None:
         return None
     tier, backend = found
-    return _facts(tier, chosen_profile(backend, detect_gpu()))
+    gpu = detect_gpu()
+    return _facts(tier, chosen_profile(backend, gpu), gpu)
 
 
 def member_facts(tier: Tier, backend: MembersBackend) -> LocalFacts:
     """The same of a tier whose model runs on rented boxes; `usd_per_hour` is one box's."""
-    return _facts(tier, resolve(backend.profile))
+    return _facts(tier, resolve(backend.profile), None)
 
 
-def _facts(tier: Tier, profile: Profile) -> LocalFacts:
+def _facts(tier: Tier, profile: Profile, gpu: Gpu | None) -> LocalFacts:
     runs = profile.model_dump_json(include={"name", "weights", "revision", "engine"})
     digest = hashlib.sha256(runs.encode()).hexdigest()
-    return LocalFacts(profile.name, profile.capabilities(), local_price(tier, profile), digest)
+    return LocalFacts(profile.name, profile.capabilities(), local_price(tier, profile, gpu), digest)
 
 
-def local_price(tier: Tier, profile: Profile) -> RateCard:
-    """The configured hourly price over the profile's throughput. Raises UnknownPrice when nobody stated either."""
+def local_price(tier: Tier, profile: Profile, gpu: Gpu | None = None) -> RateCard:
+    """The configured hourly price over the profile's throughput, on this GPU where that was measured.
+
+    Raises UnknownPrice when nobody stated either.
+    """
     stated = tier.price
-    card = profile.rate_card
+    card = profile.card_on(known_name(gpu.name if gpu else None))
     if not isinstance(stated, LocalPrice):
         if card is None:
             raise UnknownPrice(

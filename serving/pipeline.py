@@ -71,11 +71,13 @@ class Pipeline:
                 job.allow_miss()
             return None
         if not job.reads_cache:
-            job.epoch = self.memory.cache.epoch()
+            job.epoch = await self.memory.cache.began(job.cache_key)
             job.row.cache = "bypass"
             return None
         entry = await self.memory.cache.get(job.cache_key)
-        job.epoch = self.memory.cache.epoch()  # after the look-up, by which another node's gateway hears of deletions
+        job.epoch = self.memory.cache.epoch(
+            job.cache_key
+        )  # after the look-up, by which another node's gateway hears of deletions
         if entry is None and job.lookup is None:
             job.allow_miss()
         return entry
@@ -144,7 +146,8 @@ class Pipeline:
                 if trial is not None and trial.wanted and isinstance(exc, BadRequest):
                     order.insert(at + 1, tier)  # it may object to what only a trial asks for
                     continue
-                if not (exc.moves_on or isinstance(exc, BudgetExceeded) or _uncalled_for(trial, dropped, exc)):
+                no_news = isinstance(exc, RequestError) and _uncalled_for(decision, tier, trial, dropped)
+                if not (exc.moves_on or isinstance(exc, BudgetExceeded) or no_news):
                     raise
                 if job.target.tier is not None:
                     raise
@@ -159,10 +162,24 @@ class Pipeline:
             decision = Decision(tiers=(named,), reason="named")
         else:
             about = facts(job.asked, job.row.request_id, job.row.tenant)
-            decision = await self.decide(replace(about, named=named, lookup=job.lookup))
+            about = replace(about, named=named, lookup=job.lookup, askable=self._askable(job))
+            decision = await self.decide(about)
         job.row.reason, job.row.score, job.row.artifact = decision.reason, decision.score, decision.artifact
         job.row.shadow = decision.shadow
         return decision
+
+    def _askable(self, job: Job) -> tuple[str, ...]:
+        """The tiers that could answer this request now, as far as this replica knows."""
+        if job.cache_use == "only":
+            return ()
+        chat = job.asked.endpoint == "chat/completions"
+        return tuple(
+            tier.name
+            for tier in self.tiers.ordered
+            if _may_be_in_time(tier, job)
+            and (chat or tier.capabilities.completions)
+            and self.accounts.affords(job.key, tier, job.asked)
+        )
 
     def _serve(self, flight: Flight[Opening, Outcome], job: Job, hit: Recalled) -> Outcome:
         """The stored answer, as if it had just been given, at no cost."""
@@ -239,7 +256,7 @@ class Pipeline:
             spending.charge(_burnt(job, gate))
             raise
         except FarthingError:
-            spending.waste(_burnt(job, gate), reply.backend.name)
+            spending.waste(_burnt(job, gate), reply.backend)
             raise
         finally:
             if not through:
@@ -247,7 +264,7 @@ class Pipeline:
         if gate.verdict is not None and gate.acts:
             job.row.reason = "cascade_kept" if through else "cascade_dropped"
         if not through:
-            spending.waste(_burnt(job, gate), reply.backend.name)
+            spending.waste(_burnt(job, gate), reply.backend)
         reply.chunks = gate.passing(reply.chunks)
         return through
 
@@ -334,15 +351,16 @@ def _cause(wanted: ServingTier, failure: FarthingError | None) -> str:
     return failure.code if failure is not None else "unknown"
 
 
-def _uncalled_for(trial: Gate | None, dropped: Gate | None, error: FarthingError) -> bool:
-    """What a tier objects to that the router had not wanted, asked on trial or after a drop, is no news to the caller.
-    Objections come before the first word: a stream that breaks off later is the caller's to know."""
-    unwanted = (trial is not None and not trial.wanted) or (dropped is not None and dropped.wanted)
-    return unwanted and isinstance(error, RequestError)
+def _uncalled_for(decision: Decision, tier: ServingTier, trial: Gate | None, dropped: Gate | None) -> bool:
+    """What a tier objects to that the router had not wanted, asked by lot, on trial or after a drop, is no news to the
+    caller. Objections come before the first word: a stream that breaks off later is the caller's to know."""
+    drawn = decision.reason == "explore" and tier.name == decision.tiers[0]
+    return drawn or (trial is not None and not trial.wanted) or (dropped is not None and dropped.wanted)
 
 
 def _burnt(job: Job, gate: Gate) -> Usage:
-    """What an answer on trial has cost so far: its tokens were counted as they came, its prompt is an estimate."""
+    """What an answer on trial has cost so far. Where the server has not said, its tokens were counted as they came and
+    its prompt is an estimate."""
     return gate.usage or Usage(job.asked.prompt_tokens, output_tokens=len(gate.tokens), estimated=True)
 
 

@@ -76,6 +76,8 @@ class RouterProcess:
             decision = await decide_or_refuse(self.decider, facts, deadline_s)
         if self.recall is None or facts.lookup is None or isinstance(decision, Refusal):
             return decision
+        if decision.reason == "explore":  # the drawn tier's own answer is what it is drawn for
+            return decision
         found = await self._find(self.recall, facts, decision.tiers[0], vector, until_s)
         return replace(decision, serve=found.serve, compare=found.compare, remember=found.remember)
 
@@ -118,15 +120,17 @@ class RouterProcess:
         return told
 
     async def complain(self, request_id: str, entry_id: str) -> bool:
-        """`entry_id` is what was served; empty when the request was answered afresh: then its own answer goes."""
+        """`entry_id` is what was served."""
         if self.recall is None:
             return False
-        if not entry_id:
-            return await self.recall.drop_answer_of(request_id)
         gone = await self.recall.complain(request_id, entry_id)
         self.metrics.labelled(False)
         await self._keep_labels()
         return gone
+
+    async def drop_answers_of(self, request_ids: list[str]) -> bool:
+        """Of requests that were answered afresh: their own answers."""
+        return self.recall is not None and await self.recall.drop_answers_of(request_ids)
 
     async def delete(self, kind: str, name: str) -> int:
         """kind: entry, tenant, namespace or all. Durable when it returns."""
@@ -136,7 +140,7 @@ class RouterProcess:
 
         if kind == "entry":
             found = from_public(name)
-            return 0 if found is None else await self.cache.delete_entry(found)
+            return 0 if found is None else await self.cache.delete_entries(found)
         if kind == "tenant":
             return await self.cache.delete_tenant(name)
         return await (self.cache.delete_namespace(name) if kind == "namespace" else self.cache.delete_all())

@@ -117,14 +117,14 @@ async def open_cache(config: Config, runtime: Runtime) -> ExactCache | None:
     return await ExactCache.open(runtime.cache_file, limits)
 
 
-def _from_thread(send: Callable[[Sequence[Kept]], Awaitable[None]], loop: asyncio.AbstractEventLoop) -> Save:
+def _from_thread(send: Callable[[Sequence[Kept]], Awaitable[int]], loop: asyncio.AbstractEventLoop) -> Save:
     """A call on the loop, made from a thread that waits for it."""
 
-    async def sent(kept: Sequence[Kept]) -> None:
+    async def sent(kept: Sequence[Kept]) -> int:
         async with asyncio.timeout(SAVE_WAIT_S):
-            await send(kept)
+            return await send(kept)
 
-    def save(kept: Sequence[Kept]) -> None:
-        asyncio.run_coroutine_threadsafe(sent(kept), loop).result()
+    def save(kept: Sequence[Kept]) -> int:
+        return asyncio.run_coroutine_threadsafe(sent(kept), loop).result()
 
     return save

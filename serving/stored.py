@@ -49,7 +49,7 @@ class StoredAnswers:
 
     async def _drop(self, request_id: str, tenant: str, cache: str, entry: str) -> bool:
         """The answer that was served, or what was stored from it, in both caches, whoever's request it was made for."""
-        exact = semantic = False
+        exact = False
         by_meaning = cache == "semantic" or len(entry) == ENTRY_ID_CHARS
         if self.exact is not None and entry and not by_meaning:
             exact = bool(await self.exact.delete_entry(bytes.fromhex(entry)))
@@ -58,9 +58,7 @@ class StoredAnswers:
         if by_meaning:
             return await self.router.complain(request_id, entry)
         made_for = await asyncio.to_thread(self.ledger.asked_for, tenant, entry) if entry else []
-        for made in {request_id, *made_for}:
-            semantic = await self.router.complain(made, "") or semantic
-        return exact or semantic
+        return await self.router.drop_answers_of(list({request_id, *made_for})) or exact
 
     async def delete(self, principal: Principal, query: str) -> Json:
         """Durable, and true for every replica, when it returns."""

@@ -95,7 +95,8 @@ class GatewayMetrics:
         self._in_flight.dec()
 
     def settled(self, row: Row) -> None:
-        """Count one closed row: the only place where requests, tokens and money are counted."""
+        """Count one closed row: the only place where requests, tokens and money are counted, but for what was wasted: a
+        row names who answered, not whose answer was dropped."""
         route = row.route or "none"
         if row.status != "refused":  # a refused one never came to the cache
             self._cache.labels(row.cache).inc()
@@ -114,7 +115,6 @@ class GatewayMetrics:
         parts = {
             "input": row.cost_input_nusd + row.cost_cached_input_nusd + row.cost_cache_write_nusd,
             "output": row.cost_output_nusd,
-            "wasted": row.cost_wasted_nusd,
         }
         for part, nusd in parts.items():
             if nusd:
@@ -122,6 +122,9 @@ class GatewayMetrics:
         for baseline, would in (("all_frontier", row.all_frontier_nusd), ("all_cheapest", row.all_cheapest_nusd)):
             if would is not None and would > row.cost_nusd:
                 self._saved.labels(baseline).inc((would - row.cost_nusd) / 1e9)
+
+    def wasted(self, route: str, model: str, nusd: int) -> None:
+        self._cost.labels(route, model, "wasted").inc(nusd / 1e9)
 
     def unauthenticated(self, code: str) -> None:
         self._unauthenticated.labels(code).inc()

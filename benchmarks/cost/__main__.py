@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 
 from benchmarks.child import guarded
-from benchmarks.cost import command
+from benchmarks.cost import command, options
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = command.parser().parse_args(argv)
-    return guarded("benchmarks.cost", lambda folder: command.run(options, folder))
+    chosen = options.parse(argv)
+    return guarded("benchmarks.cost", lambda folder: command.run(chosen, folder))
 
 
 if __name__ == "__main__":

@@ -168,26 +168,28 @@ def figures(
 
 
 def _parts(run: Driven, gpu: Gpu) -> Parts:
-    """USD per 1,000 requests. Idle: the hours the GPUs were there, less what their tokens cost at the rate card."""
+    """USD per 1,000 requests. Idle: the hours the GPUs were there, less what their tokens, wasted ones too, cost."""
     per = 1000 / NUSD_PER_USD / max(1, len(run.scored))
     by_route: Counter[str] = Counter()
     for s in run.scored:
         by_route[s.route] += s.nusd
-    busy_usd = by_route[SMALL] * per
+    busy_usd, wasted_usd = by_route[SMALL] * per, _wasted_nusd(run) * per
     hours_usd = run.elapsed_s / 3600 * gpu.usd_per_hour * run.gpus / max(1, len(run.scored)) * 1000
     hosted = sum(n for name, n in by_route.items() if name not in (SMALL, FRONTIER))
     return Parts(
         frontier_usd=by_route[FRONTIER] * per,
         cheap_usd=hosted * per,
         gpu_busy_usd=busy_usd,
-        gpu_idle_usd=max(0.0, hours_usd - busy_usd) if run.gpus else 0.0,
-        wasted_usd=_wasted_nusd(run) * per,
+        gpu_idle_usd=max(0.0, hours_usd - busy_usd - wasted_usd) if run.gpus else 0.0,
+        wasted_usd=wasted_usd,
     )
 
 
 def _wasted_nusd(run: Driven) -> int:
-    """What failed attempts burnt: no answer states it, so the ledger's word is taken."""
-    return sum(int(row["cost_wasted_nusd"]) for row in run.ledger)
+    """What failed and dropped attempts burnt: no answer states it, so the ledger's word is taken."""
+    if run.ledger:
+        return sum(int(row["cost_wasted_nusd"]) for row in run.ledger)
+    return sum(s.reply.wasted_nusd for s in run.scored)
 
 
 def _ms(ordered_s: Sequence[float], share: float) -> float | None:

@@ -23,13 +23,17 @@ DECIDE_MS: Final = 30_000  # of the router: on a busy CPU an embedding may take 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The owned GPUs and what is assumed of each: at full load, as a rate card has it."""
+    """The owned GPUs and what is taken of each: at full load, as a rate card has it.
+
+    `source` is that of the speeds, `price_source` that of the hour's price.
+    """
 
     usd_per_hour: float = 0.40
     prefill_tokens_per_s: float = 8000.0
     decode_tokens_per_s: float = 975.0
     count: int = 1
     source: str = "assumed: the rate card of profile qwen3-8b-fp8 on an RTX 4090 (models/local/profiles.yaml)"
+    price_source: str = "assumed: the rate card of profile qwen3-8b-fp8"
 
     def price(self) -> dict[str, Any]:
         """As the service's configuration states it."""

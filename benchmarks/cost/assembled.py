@@ -17,6 +17,7 @@ from benchmarks.cost.architectures import Gpu
 from benchmarks.cost.computed import Curve
 from benchmarks.cost.live import Live
 from benchmarks.cost.loads import Simulated
+from benchmarks.cost.owned import Owned
 from benchmarks.cost.prepared import Known, Prepared
 from benchmarks.cost.replayed import Driving
 from benchmarks.cost.results import Check, Figures, Interval, LoadPoint, Run
@@ -157,7 +158,7 @@ def run(ready: Prepared, driving: Driving, began: Began) -> Run:
     found = driven_rows(driving.rows, ready.gpu, bootstrap)
     curves = [] if ready.known is None else rows.curves(ready.known)
     aims, findings, computed = _known(ready, curves, (driving, found), bootstrap)
-    broken, notes = loads.break_even(found, by, driving.rows)
+    broken, notes = loads.break_even(found, driving.rows, loads.REPLAYED, ready.gpu, ready.hours)
     real, checks = low_loads(driving.low, by, ready.gpu, seed)
     return Run(
         workload=ready.workload.name,
@@ -198,17 +199,20 @@ def _known(
     return aim_checks(curves, ready.known, found, bounds), findings, computed
 
 
-def live(driven: Sequence[Driven], of: Live, began: Began, gpu: Gpu) -> Run:
-    """A run with real backends: nothing replayed, nothing computed, and no load but its own."""
+def live(driven: Sequence[Driven], of: Live, began: Began, owned: Owned | None) -> Run:
+    """A run with real backends: nothing replayed, nothing computed, and no load but its own. owned: None, no GPU is."""
+    gpu = Gpu(usd_per_hour=0.0) if owned is None else owned.gpu
     bootstrap = Bootstrap(of.workload.requests, int(began.options["seed"]))
     frontier = next((row.scored for row in driven if row.name == f"all-{of.tiers[-1].name}"), None)
     found = [figures(row, gpu, frontier, bootstrap, ()) for row in driven]
+    broken, notes = loads.break_even(found, driven, of.compared(found), gpu, owned.hours if owned else ())
     return Run(
         workload=of.workload.name,
         seed=int(began.options["seed"]),
         prices=[prices.row(tier.name, tier.model, tier.price, of.at) for tier in of.tiers],
-        assumptions=assumptions.live(of.tiers),
+        assumptions=[*assumptions.live(of.tiers, None if owned is None else gpu, of.workload.facts), *notes],
         figures=found,
+        break_even=broken,
         checks=[*ledger_checks(found), *service_checks(driven, found)],
         workload_facts=of.workload.facts,
         **provenance(began),

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from benchmarks.cost.live import Tier
+from benchmarks.cost import owned
+from benchmarks.cost.architectures import Gpu
+from benchmarks.cost.configured import Tier
 from benchmarks.cost.prepared import Known, Prepared
 from benchmarks.cost.replayed import MAX_LOAD
+
+LOGGED: Final = (
+    "a log's request is asked without tools and settings, for at most as many tokens as it was answered in; where it "
+    "has no text, in filler of its length"
+)
 
 
 def of(ready: Prepared, notes: Sequence[str]) -> list[str]:
     """notes: further ones, of the break-even table."""
     requests = ready.workload.requests
     texts = filler() if ready.known is None else recorded(ready.known)
+    texts += [LOGGED] if "with_texts" in ready.workload.facts else []
     return [
         *texts,
         *speeds(ready),
@@ -49,13 +58,16 @@ def filler() -> list[str]:
     ]
 
 
-def live(tiers: Sequence[Tier]) -> list[str]:
-    """Of a run with real backends; quality kept is against the last tier."""
+def live(tiers: Sequence[Tier], gpu: Gpu | None, facts: Mapping[str, Any]) -> list[str]:
+    """Of a run with real backends; quality kept is against the last tier. gpu: None where none is owned."""
     return [
+        *([LOGGED] if "with_texts" in facts else []),
+        *([] if gpu is None else owned.sentences(gpu)),
         f"quality kept is against '{tiers[-1].name}'; a tier of one's own is priced by its rate card, at full load",
         "idle: the time from the first arrival to the last answer, at the hour's price, less what its tokens cost",
         "hosted answers are billed by the provider's own usage; all rows at prices of the same date",
-        "`auto` rows are the configuration as it stands: its router, its cascade if it has one, its caches",
+        "`auto` rows are the configuration as it stands, with its router and caches; a cascade that acts has a row of "
+        "its own, without a cache, and is off in the others",
     ]
 
 
@@ -68,7 +80,7 @@ def speeds(ready: Prepared) -> list[str]:
     return [
         f"replayed: latency of hosted models is stated, not measured: {hosted}; tokens come in groups of a tenth of a "
         "second",
-        f"the owned GPU: ${gpu.usd_per_hour:g}/h, {gpu.prefill_tokens_per_s:g} prefill and {gpu.decode_tokens_per_s:g} "
-        f"decoding tokens/s shared by all requests, one answer at most {assumed.gpu_answer_tokens_per_s:g}, "
-        f"{assumed.gpu_running} at once, 20 ms before the first token. {gpu.source}",
+        *owned.sentences(gpu),
+        f"the GPU's speed is shared by all its requests, {assumed.gpu_running} at once, one answer at most "
+        f"{assumed.gpu_answer_tokens_per_s:.3g} tokens/s, 20 ms before the first token",
     ]

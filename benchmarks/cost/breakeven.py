@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.cost.results import Against, BreakEven, Figures
 from models.prices import RateCard
@@ -57,30 +57,9 @@ class Capacity:
 
     @classmethod
     def of_card(cls, card: RateCard, input_tokens: float, output_tokens: float) -> Capacity:
-        """From a profile's rate card and mean tokens of a small-tier request. Its `source` says what was measured."""
+        """From a rate card and mean tokens of a small-tier request. Its `source` says what was measured."""
         busy_s = input_tokens / float(card.prefill_tokens_per_s) + output_tokens / float(card.decode_tokens_per_s)
         return cls(1.0 / busy_s, card.source, card.source.startswith("measured"))
-
-    @classmethod
-    def of_engine(cls, record: Mapping[str, Any], contender: str, output_tokens: float) -> Capacity:
-        """From a result of `benchmarks.engine`: its best tokens per second, over a request's output tokens.
-
-        Prompts count as long as they were there: a workload with longer ones gets less. Raises ValueError when the
-        record has no such contender.
-        """
-        rows = [row for row in record.get("vllm", {}).get("results", ()) if row["contender"] == contender]
-        if not rows:
-            raise ValueError(f"the engine's result has no '{contender}' in its vLLM part")
-        best = max(rows, key=lambda row: float(row["output_tokens_per_s"]["median"]))
-        rate = float(best["output_tokens_per_s"]["median"])
-        machine = record["machine"]
-        where = ", ".join(machine["gpus"]) or machine["cpu"]
-        config = record["config"]
-        source = (
-            f"measured: {rate:,.0f} tokens/s, {contender}, {best['clients']} callers, {config['model']} on {where}, "
-            f"prompts of {config['prompt_words']} words, commit {machine['commit']}, {record['date'][:10]}"
-        )
-        return cls(rate / output_tokens, source, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +72,16 @@ class Owner:
 
     @classmethod
     def of(cls, figures: Figures, gpu_routes: Sequence[str] = ("small",)) -> Owner:
-        """From a driven run. What was wasted counts as hosted: a cascade is judged too hard rather than too mildly."""
+        """From a driven run.
+
+        What was wasted counts twice, as hosted money and as the GPU's work: nobody says which it was, and a cascade is
+        judged too hard rather than too mildly.
+        """
         parts = figures.parts
         hosted_usd = (parts.frontier_usd + parts.cheap_usd + parts.wasted_usd) / 1000.0
-        return cls(figures.name, hosted_usd, sum(figures.shares.get(route, 0.0) for route in gpu_routes))
+        share = sum(figures.shares.get(route, 0.0) for route in gpu_routes)
+        again = parts.wasted_usd / parts.gpu_busy_usd if parts.gpu_busy_usd else 0.0
+        return cls(figures.name, hosted_usd, share * (1.0 + again))
 
 
 def table(

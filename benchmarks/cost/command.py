@@ -1,29 +1,43 @@
-"""The command line of `python -m benchmarks.cost`, and the replay run from its options to its report."""
+"""A run of `python -m benchmarks.cost`, from its options to its report."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from benchmarks import machine
 from benchmarks.child import ROOT, BenchmarkError, Nursery, say
-from benchmarks.cost import assembled, build_zeroeval, filler, live, mixing, page, peer, prepared, results_io, tables
+from benchmarks.cost import (
+    assembled,
+    build_zeroeval,
+    configured,
+    filler,
+    live,
+    logged,
+    mixing,
+    owned,
+    page,
+    peer,
+    prepared,
+    results_io,
+    tables,
+)
 from benchmarks.cost.accounting import Judge
-from benchmarks.cost.architectures import CHEAP, FIXED, FRONTIER, ROUTED, RTX_4090, SMALL, Gpu
+from benchmarks.cost.architectures import CHEAP, FIXED, FRONTIER, ROUTED, SMALL, Gpu
 from benchmarks.cost.assembled import Began
-from benchmarks.cost.filler import TRACE_FORMATS
 from benchmarks.cost.live import Journal, Live
 from benchmarks.cost.mixing import Mix
+from benchmarks.cost.owned import Owned
 from benchmarks.cost.prepared import Known, Prepared
-from benchmarks.cost.prices import Prices
-from benchmarks.cost.replayed import Deployed, Driving, Service, Speeds, Stage, belongs_to, gpus_for
+from benchmarks.cost.prices import Prices, rate_card
+from benchmarks.cost.replayed import Deployed, Driving, Service, Stage, belongs_to, gpus_for
 from benchmarks.cost.results import Run
 from benchmarks.cost.workload import Workload, read_requests
 from benchmarks.peers import litellm
@@ -33,52 +47,6 @@ from router.grading import grade
 QUESTIONS, LIVE_QUESTIONS, TRACE_REQUESTS = 400, 40, 2000
 RPS, LIVE_RPS = 16.0, 0.5
 STATE: Final = ROOT / ".farthing" / "benchmarks"
-SMALL_MODEL, CHEAP_MODEL, FRONTIER_MODEL = "Llama-3.1-8B-Instruct", "gpt-4o-mini-2024-07-18", "gpt-4o-2024-08-06"
-
-
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m benchmarks.cost", description="What do 1,000 requests cost?")
-    add_replay(found)
-    add_prices(found)
-    found.add_argument(
-        "--live", nargs="?", const=True, metavar="CONFIG", help="real backends (default: this machine's)"
-    )
-    found.add_argument("--requests", type=Path, metavar="FILE", help="live: requests of your own, JSONL")
-    found.add_argument(
-        "--max-usd", type=float, default=0.0, metavar="X", help="live: hosted calls end there (default 0)"
-    )
-    found.add_argument("--journal", type=Path, metavar="FILE", help="live: replies so far; a run goes on from there")
-    found.add_argument("--peer", choices=["litellm"], help="one more row; installed the first time")
-    found.add_argument("--seed", type=int, default=0)
-    found.add_argument("--out", type=Path, metavar="FOLDER", help="JSON, page and pictures go here")
-    return found
-
-
-def add_replay(found: argparse.ArgumentParser) -> None:
-    found.add_argument("--zeroeval", type=Path, metavar="FILE", help="outcome rows with texts (default: made, once)")
-    found.add_argument(
-        "--build-zeroeval", type=Path, metavar="DIR", help="make them here from their source's own files"
-    )
-    found.add_argument("--trace", type=Path, metavar="FILE", help=f"arrivals and lengths instead: {TRACE_FORMATS}")
-    found.add_argument("--max-input-tokens", type=int, default=6000, help="leave longer requests of a trace out")
-    found.add_argument("--from-ledger", type=Path, metavar="FILE", help="your own: what `serving export` wrote")
-    found.add_argument("--small", default=SMALL_MODEL, metavar="MODEL", help="on the owned GPU")
-    found.add_argument("--cheap", default=CHEAP_MODEL, metavar="MODEL", help="the cheapest hosted one")
-    found.add_argument("--frontier", default=FRONTIER_MODEL, metavar="MODEL")
-    found.add_argument("--questions", type=int, metavar="N", help="so many, 0: all (default 400; live 40; trace 2000)")
-    found.add_argument("--repeat-rate", type=float, default=0.2, help="part of requests asked before, word for word")
-    found.add_argument("--paraphrase-rate", type=float, default=0.05, help="part asked before in other words")
-    found.add_argument("--deferrable", type=float, default=0.0, metavar="X", help="part that may wait")
-    found.add_argument("--rps", type=float, help="offered requests a second (default 16; live 0.5)")
-    found.add_argument("--check-rps", type=float, nargs="*", default=[0.5, 2.0], help="check the simulation at these")
-    found.add_argument("--check-s", type=float, default=25.0, help="seconds of each (default 25)")
-    found.add_argument("--max-answer-tokens", type=int, default=1000, help="do not drive questions with longer answers")
-
-
-def add_prices(found: argparse.ArgumentParser) -> None:
-    found.add_argument("--gpu-usd-per-hour", type=float, default=RTX_4090.usd_per_hour)
-    found.add_argument("--gpu-prefill-tokens-per-s", type=float, default=RTX_4090.prefill_tokens_per_s)
-    found.add_argument("--gpu-decode-tokens-per-s", type=float, default=RTX_4090.decode_tokens_per_s)
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
@@ -102,8 +70,12 @@ def run_live(options: argparse.Namespace, folder: Path) -> int:
     nursery = Nursery(folder)
     journal = Journal(options.journal)
     try:
-        config = live.read_config(None if options.live is True else Path(options.live))
-        of = Live(_asked(options), live.tiers_of(config), journal, options.max_usd, datetime.datetime.now(datetime.UTC))
+        config, gpu = _configured(options)
+        tiers = configured.tiers_of(config)
+        if gpu is not None:
+            own = next(tier for tier in tiers if tier.role == SMALL)
+            tiers = [replace(own, price=rate_card(gpu.gpu)) if tier is own else tier for tier in tiers]
+        of = Live(_asked(options), tiers, journal, options.max_usd or 0.0, datetime.datetime.now(datetime.UTC))
         driven = of.run(nursery, config)
     except FarthingError as exc:
         raise BenchmarkError(exc.message) from exc
@@ -111,11 +83,26 @@ def run_live(options: argparse.Namespace, folder: Path) -> int:
         journal.close()
     if not driven:
         raise BenchmarkError("no row was finished; give --max-usd and --journal, and run it again")
-    return report(assembled.live(driven, of, began, live.gpu_of(of.tiers)), options.out, nursery)
+    return report(assembled.live(driven, of, began, gpu), options.out, nursery)
+
+
+def _configured(options: argparse.Namespace) -> tuple[Mapping[str, Any], Owned | None]:
+    """What a live run serves, with the price and speeds it gives to what is owned; None: nothing is."""
+    path = None if options.live is True else Path(options.live)
+    config = configured.read_config(path)
+    if missing := configured.absent(config):
+        say(f"without its key, so left out: {', '.join(missing)}")
+        config = {**config, "tiers": [tier for tier in config["tiers"] if tier["name"] not in missing]}
+    if (card := configured.own_card(config)) is None:
+        return config, None
+    gpu = owned.of_options(options, card, "its profile's rate card" if path is None else path.name)
+    return configured.priced(config, gpu.gpu), gpu
 
 
 def _asked(options: argparse.Namespace) -> Workload:
-    """The requests of a live run: a file of one's own, recorded questions, or sums."""
+    """The requests of a live run: a file of one's own, one's own log, recorded questions, or sums."""
+    if options.from_ledger is not None:
+        return logged.read(options.from_ledger, [], options.rps, _count(options, LIVE_QUESTIONS))
     if options.requests is not None:
         asked = read_requests(options.requests)
         facts = {"source": options.requests.name, "requests": len(asked)}
@@ -145,8 +132,8 @@ def report(found: Run, out: Path | None, nursery: Nursery) -> int:
 def prepare(options: argparse.Namespace, folder: Path) -> tuple[Prepared, list[Service]]:
     """Prices, routers and the workload, and what will be driven. Raises BenchmarkError or FarthingError."""
     models = {SMALL: options.small, CHEAP: options.cheap, FRONTIER: options.frontier}
-    gpu = _gpu(options)
-    prices = Prices.of(models, gpu)
+    gpu = _owned(options)
+    prices = Prices.of(models, gpu.gpu)
     if (source := _filler(options, list(models.values()))) is not None:
         return _prepared(None, source, prices, gpu), [(Deployed(prepared.ALL), (*FIXED, *ROUTED))]
     questions = prepared.read(_outcomes(options), models)
@@ -175,7 +162,7 @@ def _filler(options: argparse.Namespace, models: Sequence[str]) -> Workload | No
         mix, count = _mix(options, RPS), _count(options, TRACE_REQUESTS)
         return filler.traffic(options.trace, mix, count, models, options.max_input_tokens)
     if options.from_ledger is not None:
-        return filler.from_ledger(options.from_ledger, models, options.rps, _count(options, TRACE_REQUESTS))
+        return logged.read(options.from_ledger, models, options.rps, _count(options, TRACE_REQUESTS))
     return None
 
 
@@ -185,16 +172,19 @@ def _outcomes(options: argparse.Namespace) -> Path:
     return build_zeroeval.build(options.build_zeroeval or STATE / "zeroeval")
 
 
-def _prepared(known: Known | None, workload: Workload, prices: Prices, gpu: Gpu) -> Prepared:
+def _prepared(known: Known | None, workload: Workload, prices: Prices, gpu: Owned) -> Prepared:
     rps = float(workload.facts["offered_rps"])
-    count = gpus_for(rps, _busy_s(workload, prices.models[SMALL], gpu))
-    return Prepared(known, workload, prices, replace(gpu, count=count), Speeds.usual())
+    count = gpus_for(rps, _busy_s(workload, prices.models[SMALL], gpu.gpu))
+    return Prepared(known, workload, prices, replace(gpu.gpu, count=count), gpu.speeds(), gpu.hours)
 
 
-def _gpu(options: argparse.Namespace) -> Gpu:
-    stated = (options.gpu_usd_per_hour, options.gpu_prefill_tokens_per_s, options.gpu_decode_tokens_per_s)
-    usual = (RTX_4090.usd_per_hour, RTX_4090.prefill_tokens_per_s, RTX_4090.decode_tokens_per_s)
-    return RTX_4090 if stated == usual else Gpu(*stated, source="stated on the command line")
+def _owned(options: argparse.Namespace) -> Owned:
+    if options.config is None:
+        return owned.of_options(options)
+    card = configured.own_card(configured.read_config(options.config))
+    if card is None:
+        raise BenchmarkError(f"{options.config} has no tier of its own, only hosted ones: there is no GPU to price")
+    return owned.of_options(options, card, options.config.name)
 
 
 def _busy_s(workload: Workload, model: str, gpu: Gpu) -> float:

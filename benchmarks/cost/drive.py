@@ -37,7 +37,8 @@ class Reply:
 
     `cached_tokens` is the part of `input_tokens` that the provider had cached. `cost_usd` is what the service itself
     says; None where it says nothing. `error` is empty for a whole answer. `route` is empty where the headers had to
-    leave before it was known (docs/api.md); the ledger knows it by `request_id`.
+    leave before it was known (docs/api.md); the ledger knows it by `request_id`. `wasted_nusd`, too, is the ledger's:
+    answers to this request that were begun and thrown away.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Reply:
     error: str = ""
     answer_id: str = ""
     request_id: str = ""
+    wasted_nusd: int = 0
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Workloads whose texts are not known, only their lengths: real traffic traces, and a ledger's export without texts.
+"""Workloads whose texts are not known, only their lengths: real traffic traces.
 
 Prompts and answers are filler of as many tokens (three-letter words: about one token and four characters each);
 arrivals, lengths and, where the source tells, repeats are real. Every tier is taken to answer in as many tokens as
@@ -49,7 +49,7 @@ def read_trace(path: Path) -> list[Arrival]:
     name = path.name.removesuffix(".gz")
     try:
         found = list(_azure(path) if name.endswith(".csv") else _mooncake(path))
-    except (KeyError, ValueError, TypeError) as exc:
+    except (KeyError, ValueError, TypeError, OSError, EOFError) as exc:
         raise BenchmarkError(f"{path} is no trace: {TRACE_FORMATS} is expected ({exc!r})") from exc
     if not found:
         raise BenchmarkError(f"{path} is empty")
@@ -96,7 +96,7 @@ def traffic(path: Path, mix: Mix, count: int | None, models: Sequence[str], max_
         message = {"role": "user", "content": prompt}
         requests.append(Request(messages=[message], question=f"traffic/{number}", **place))
         answers += _answers(f"traffic/{number}", models, arrival.input_tokens, arrival.output_tokens)
-    facts = _facts(requests, f"arrivals and lengths of {path.name}", mix.rps)
+    facts = facts_of(requests, f"arrivals and lengths of {path.name}", mix.rps)
     facts["trace_requests_left_out_as_too_long"] = sum(a.input_tokens > max_input_tokens for a in trace) / len(trace)
     return Workload("traffic", requests, answers, facts)
 
@@ -109,48 +109,12 @@ def _again(earlier: Request, kind: str, rng: random.Random, place: dict[str, Any
     return Request(messages=[message], question=earlier.question, kind=kind, **place)  # type: ignore[arg-type]
 
 
-def from_ledger(path: Path, models: Sequence[str], rps: float | None, count: int | None) -> Workload:
-    """What `python -m serving export` wrote, asked again in its order; `rps` None: at its own pace.
-
-    With texts (`messages` or `prompt_text`, and `answer_text`) those are used. Without, equal prompts (`prompt_sha256`)
-    become equal filler, so that repeats stay repeats.
-    """
-    rows = [row for _, row in objects(path) if row.get("status") in ("answered", "cached", "coalesced")]
-    rows = [row for row in rows if row.get("endpoint") == "chat/completions"][:count]
-    if not rows:
-        raise BenchmarkError(f"{path} has no answered chat request: `python -m serving export` writes such a file")
-    first_ms, span_s = rows[0]["at_ms"], max(1e-9, (rows[-1]["at_ms"] - rows[0]["at_ms"]) / 1000)
-    scale = 1.0 if rps is None else len(rows) / rps / span_s
-    requests: list[Request] = []
-    answers: dict[str, list[Answer]] = {}
-    for row in rows:
-        question = str(row.get("prompt_sha256") or row["request_id"])
-        kind = "repeat" if question in answers else "new"
-        at_s = round((row["at_ms"] - first_ms) / 1000 * scale, 4)
-        messages = _messages(row, question)
-        requests.append(Request(str(row["request_id"]), at_s, messages, question, kind, str(row["tenant"])))  # type: ignore[arg-type]
-        said = row.get("answer_text") or text(f"answer/{question}", row["output_tokens"])
-        answers.setdefault(
-            question, [Answer(question, m, said, int(row["input_tokens"]), int(row["output_tokens"])) for m in models]
-        )
-    facts = _facts(requests, f"the ledger's export {path.name}", len(rows) / span_s / scale)
-    facts["with_texts"] = sum(bool(row.get("messages") or row.get("prompt_text")) for row in rows) / len(rows)
-    return Workload("yours", requests, [a for said in answers.values() for a in said], facts)
-
-
-def _messages(row: dict[str, Any], question: str) -> list[dict[str, Any]]:
-    if isinstance(row.get("messages"), list) and row["messages"]:
-        return list(row["messages"])
-    words = row.get("prompt_text") or text(f"prompt/{question}", int(row["input_tokens"]))
-    return [{"role": "user", "content": words}]
-
-
 def _answers(question: str, models: Sequence[str], input_tokens: int, output_tokens: int) -> list[Answer]:
     said = text(f"answer/{question}", output_tokens)
     return [Answer(question, model, said, input_tokens, max(1, output_tokens)) for model in models]
 
 
-def _facts(requests: Sequence[Request], source: str, rps: float) -> dict[str, Any]:
+def facts_of(requests: Sequence[Request], source: str, rps: float) -> dict[str, Any]:
     return {
         "source": source,
         "requests": len(requests),

@@ -18,113 +18,34 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-import yaml
-
 from benchmarks import service
 from benchmarks.child import BenchmarkError, Nursery, free_port, say
 from benchmarks.cost.accounting import Driven, Judge, Scored
-from benchmarks.cost.architectures import CHEAP, FRONTIER, ROUTED, SMALL, Architecture, Gpu
+from benchmarks.cost.architectures import FRONTIER, SMALL, Architecture
+from benchmarks.cost.configured import Config, Tier, services_of
 from benchmarks.cost.drive import Reply, Target, drive
+from benchmarks.cost.loads import Compared
 from benchmarks.cost.replayed import keys_of, routed_as, tenant_of
+from benchmarks.cost.results import Against, Figures
 from benchmarks.cost.workload import Request, Workload
-from models.local.fit import pick_profile
-from models.local.gpus import detect_gpu
-from models.local.profiles import catalogue, resolve
-from models.prices import NUSD_PER_USD, Price, PriceBook, PriceOverride, RateCard
+from models.prices import NUSD_PER_USD
 from router.grading import grade
-
-EMBEDDED: Final[Mapping[str, Any]] = {"tiers": [{"name": SMALL, "backends": [{"kind": "engine"}]}]}
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """A tier of the configuration. `role`: what the report calls it (`small`, `cheap` or `frontier`)."""
-
-    name: str
-    model: str
-    price: Price
-    role: str
-
-
-def read_config(path: Path | None) -> dict[str, Any]:
-    """Raises BenchmarkError."""
-    if path is None:
-        return dict(EMBEDDED)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as exc:
-        raise BenchmarkError(f"cannot read {path}: {exc}") from exc
-    if not isinstance(data, dict) or not data.get("tiers"):
-        raise BenchmarkError(f"{path} is no configuration of the service: it has no tiers")
-    return data
-
-
-def tiers_of(config: Mapping[str, Any]) -> list[Tier]:
-    """With the prices the service will use. Raises UnknownPrice or another FarthingError."""
-    book = PriceBook(config.get("prices"))
-    stated = config["tiers"]
-    hosted = [tier["name"] for tier in stated if tier["backends"][0]["kind"] == "http"]
-    found = []
-    for tier in stated:
-        backend = tier["backends"][0]
-        if backend["kind"] == "http":
-            role = FRONTIER if tier["name"] == hosted[-1] else CHEAP
-            found.append(Tier(tier["name"], backend["model"], _hosted(tier, backend, book), role))
-        else:
-            model, card = _owned(tier, backend)
-            found.append(Tier(tier["name"], model, card, SMALL))
-    return found
-
-
-def _hosted(tier: Mapping[str, Any], backend: Mapping[str, Any], book: PriceBook) -> Price:
-    if "price" in tier:
-        return PriceOverride.model_validate({"source": "the configuration", **tier["price"]})
-    return book.price_of(tier.get("price_ref") or backend["model"], tier.get("price_provider"))
-
-
-def _owned(tier: Mapping[str, Any], backend: Mapping[str, Any]) -> tuple[str, RateCard]:
-    """Raises BenchmarkError for a model without a rate card, as the service does."""
-    name, gpu = backend.get("profile", "auto"), detect_gpu()
-    suited = catalogue()["embedded"] if gpu is None else pick_profile(gpu)
-    profile = suited if name == "auto" else resolve(name)
-    stated, card = tier.get("price") or {}, profile.rate_card
-    fields = {} if card is None else card.model_dump()
-    fields |= {"as_of": datetime.datetime.now(datetime.UTC).date(), "source": "the configuration"} if stated else {}
-    try:
-        return profile.name, RateCard.model_validate(fields | dict(stated))
-    except ValueError as exc:
-        raise BenchmarkError(f"tier '{tier['name']}' has no rate card: state its price in the configuration") from exc
-
-
-def gpu_of(tiers: Sequence[Tier]) -> Gpu:
-    """What is owned, for the idle part; without a tier of one's own nothing is."""
-    card = next((tier.price for tier in tiers if isinstance(tier.price, RateCard)), None)
-    if card is None:
-        return Gpu(usd_per_hour=0.0)
-    speeds = float(card.prefill_tokens_per_s), float(card.decode_tokens_per_s)
-    return Gpu(float(card.usd_per_hour), *speeds, source=card.source)
-
-
-def rows_of(config: Mapping[str, Any], tiers: Sequence[Tier]) -> list[Architecture]:
-    """Each tier alone, then the choice as configured, without and with the caches that are on."""
-    found = [Architecture(f"all-{tier.name}", f"all to {tier.name} ({tier.model})", tier.name) for tier in tiers]
-    semantic = ((config.get("cache") or {}).get("semantic") or {}).get("mode") == "serve"
-    as_configured = [replace(row, label=row.label.replace("routed", "auto, as configured")) for row in ROUTED]
-    return found + [row for row in as_configured if semantic or row.cache != "semantic"]
 
 
 class Journal:
-    """Replies by row, in a file that only grows; a line that was cut off is left out."""
+    """Replies by row, in a file that only grows; a line that was cut off is left out. Raises BenchmarkError."""
 
     def __init__(self, path: Path | None) -> None:
         self._file: TextIO | None = None
         self.replies: dict[str, dict[str, Reply]] = {}
         if path is None:
             return
-        if path.is_file():
-            self._read(path.read_text(encoding="utf-8").splitlines())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            if path.is_file():
+                self._read(path.read_text(encoding="utf-8").splitlines())
+            self._file = path.open("a", encoding="utf-8")
+        except (OSError, ValueError) as exc:
+            raise BenchmarkError(f"{path} cannot be a journal: {exc}") from exc
 
     def _read(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -133,7 +54,7 @@ class Journal:
                 reply = Reply(**entry["reply"])
             except (ValueError, KeyError, TypeError):
                 continue
-            if not reply.error:  # what failed is asked again
+            if reply.route and not reply.error:  # what failed, or whose route nobody knew yet, is asked again
                 self.replies.setdefault(entry["row"], {})[reply.id] = reply
 
     def keep(self, row: str, reply: Reply) -> None:
@@ -158,7 +79,7 @@ class Live:
     at: datetime.datetime
     spent_nusd: int = 0
 
-    def run(self, nursery: Nursery, config: Mapping[str, Any]) -> list[Driven]:
+    def run(self, nursery: Nursery, config: Config) -> list[Driven]:
         """All rows, or as many as the money allows; a row that could not be finished is left out, and said."""
         judge = self._judge(lambda *_: True)
         hosted = {tier.name for tier in self.tiers if tier.role != SMALL}
@@ -168,19 +89,31 @@ class Live:
             ]
             self.spent_nusd += sum(judge.nusd(r) for r in paid)
         found: list[Driven] = []
-        rows = rows_of(config, self.tiers)
-        say(f"starting the service; {self.max_usd - self.spent_nusd / NUSD_PER_USD:.4f} USD left to spend")
-        with service.running(nursery, self._config(config)) as ours:
-            for row in rows:
-                driven = self._row(ours, row, judge, hosted)
-                if driven is None:
-                    say(f"{row.label}: not finished within --max-usd; the journal has what there is")
-                    break
-                found.append(driven)
-            say("stopping")
+        for served, rows in services_of(config, self.tiers):
+            say(f"starting the service; {self.max_usd - self.spent_nusd / NUSD_PER_USD:.4f} USD left to spend")
+            with service.running(nursery, self._config(served)) as ours:
+                for row in rows:
+                    driven = self._row(ours, row, judge, hosted)
+                    if driven is None:
+                        say(f"{row.label}: not finished within --max-usd; the journal has what there is")
+                        return found
+                    found.append(driven)
+                say("stopping")
         return found
 
-    def _config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def compared(self, found: Sequence[Figures]) -> Compared:
+        """Break-even is of the first tier of one's own, against the cheapest hosted row and the last tier's."""
+        hosted = {f"all-{tier.name}": tier for tier in self.tiers if tier.role != SMALL}
+        rows = sorted((row for row in found if row.name in hosted), key=lambda row: row.total.value)
+        against: dict[Against, str] = {}
+        if rows and hosted[rows[0].name].role != FRONTIER:
+            against["cheapest"] = rows[0].name
+        if (last := next((name for name, tier in hosted.items() if tier.role == FRONTIER), None)) is not None:
+            against["frontier"] = last
+        own = next((tier.name for tier in self.tiers if tier.role == SMALL), "")
+        return Compared(f"all-{own}", against)
+
+    def _config(self, config: Config) -> dict[str, Any]:
         left = max(0.0, self.max_usd - self.spent_nusd / NUSD_PER_USD)
         ours = {"listen": {"host": "127.0.0.1", "port": free_port()}, "auth": {"required": True}}
         return {**config, **ours, "budget": {"frontier_usd_per_day": round(left, 6)}}

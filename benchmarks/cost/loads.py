@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from benchmarks.cost import breakeven, simulate
 from benchmarks.cost.accounting import Driven, Scored
 from benchmarks.cost.architectures import CHEAP, FRONTIER, GPU_TTFT_S, SMALL, Gpu
+from benchmarks.cost.breakeven import HourPrice
 from benchmarks.cost.prices import Prices, rate_card
 from benchmarks.cost.replayed import Speeds
 from benchmarks.cost.results import Against, BreakEven, Check, Figures, LoadPoint
@@ -93,22 +95,31 @@ def checked(driven: Driven, by: Simulated, found: Figures) -> tuple[LoadPoint, l
     return real, simulate.compared(told, real)
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Which rows break-even is about, by name: the one that is all small, and what it is held against."""
+
+    small: str
+    against: Mapping[Against, str]
+
+
+REPLAYED: Final = Compared("all-small", {"cheapest": "all-cheapest", "frontier": "all-frontier"})
+
+
 def break_even(
-    figures: Sequence[Figures], by: Simulated, driven: Sequence[Driven]
+    figures: Sequence[Figures], driven: Sequence[Driven], names: Compared, gpu: Gpu, hours: Sequence[HourPrice]
 ) -> tuple[list[BreakEven], list[str]]:
-    """For each row whose GPU answers something, at three prices of the hour; with what that rests on."""
+    """For each row whose GPU answers something, at each price of the hour; with what that rests on."""
     usd = {f.name: f.total.value / 1000 for f in figures}
-    alternatives: dict[Against, float] = {"cheapest": usd["all-cheapest"], "frontier": usd["all-frontier"]}
+    alternatives = {against: usd[name] for against, name in names.against.items() if name in usd}
     owners = [breakeven.Owner.of(f, [SMALL]) for f in figures if not f.computed and f.shares.get(SMALL, 0.0) > 0]
-    scored = next((row.scored for row in driven if row.name == "all-small"), ())
+    scored = next((row.scored for row in driven if row.name == names.small), ())
     small = [s.reply for s in scored if s.route == SMALL]
-    if not owners or not small:
+    if not owners or not small or not alternatives:
         return [], []
     capacity = breakeven.Capacity.of_card(
-        rate_card(by.gpu),
+        rate_card(gpu),
         sum(r.input_tokens for r in small) / len(small),
         sum(r.output_tokens for r in small) / len(small),
     )
-    own = breakeven.HourPrice(by.gpu.usd_per_hour, by.gpu.source, str(by.prices.at.date()))
-    hours = breakeven.hours(own)
     return breakeven.table(owners, alternatives, hours, capacity), breakeven.assumptions(hours, capacity)

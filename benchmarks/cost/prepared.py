@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.child import BenchmarkError, say
 from benchmarks.cost import mixing, routers, zeroeval
 from benchmarks.cost.architectures import CHEAP, FIXED, FRONTIER, ROUTED, SMALL, WITH_GPU, Gpu
+from benchmarks.cost.breakeven import HourPrice
 from benchmarks.cost.mixing import Mix
 from benchmarks.cost.prices import Prices
 from benchmarks.cost.replayed import Deployed, Service, Speeds
@@ -157,10 +158,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything that is fixed before the first request. `known` None: nothing to learn from or to grade."""
+    """Everything that is fixed before the first request. `known` None: nothing to learn from or to grade.
+
+    `hours`: what the GPU's hour is taken to cost where break-even is worked out.
+    """
 
     known: Known | None
     workload: Workload
     prices: Prices
     gpu: Gpu
     speeds: Speeds
+    hours: Sequence[HourPrice]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.cost.replay --folder WORKLOAD --model gpt-4o-2024-08-06 --ttft-ms 400 --tokens-per-s 80
 
-A question is found by its last user text. A hosted model answers each request at the same speed. A GPU's speed is
+A question is found by its whole conversation. A hosted model answers each request at the same speed. A GPU's speed is
 shared (`--prefill-tokens-per-s`, `--decode-tokens-per-s`, `--running`): prompts are read one after the other, and all
 answers under way share the decoding rate, none faster than `--tokens-per-s`. Knows no gateway and no price.
 """
@@ -22,7 +22,15 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from benchmarks.cost.workload import ANSWERS, REQUESTS, Answer, by_text, last_user_text, read_answers, read_requests
+from benchmarks.cost.workload import (
+    ANSWERS,
+    REQUESTS,
+    Answer,
+    by_conversation,
+    conversation,
+    read_answers,
+    read_requests,
+)
 
 TICK_S: Final = 0.1
 """Tokens of so long come in one event. A real stream's are finer, and cost more CPU than two cores have."""
@@ -99,7 +107,7 @@ class Recording:
     def read(cls, folder: Path, model: str) -> Recording:
         """Raises BenchmarkError."""
         answers = {a.question: a for a in read_answers(folder / ANSWERS) if a.model == model}
-        return cls(by_text(read_requests(folder / REQUESTS)), answers, model)
+        return cls(by_conversation(read_requests(folder / REQUESTS)), answers, model)
 
     def next_id(self) -> str:
         """No two answers have the same: whoever sees one twice has got a copy."""
@@ -107,7 +115,7 @@ class Recording:
 
     def find(self, body: Mapping[str, Any]) -> Answer:
         """Raises LookupError for a question of the workload that this model was never asked."""
-        question = self._questions.get(last_user_text(body["messages"]))
+        question = self._questions.get(conversation(body["messages"]))
         return WARM_UP if question is None else self._answers[question]
 
 
@@ -176,13 +184,13 @@ def application(recording: Recording, speed: Speed) -> web.Application:
     return app
 
 
-async def _serve(app: web.Application) -> None:
+async def _serve(app: web.Application, port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     print(f"ready http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
     await stop.wait()
     await runner.cleanup()
@@ -215,7 +223,9 @@ def from_flags(found: argparse.Namespace, prefix: str = "") -> tuple[Recording, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
-    uvloop.run(_serve(application(*from_flags(parser.parse_args()))))
+    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    found = parser.parse_args()
+    uvloop.run(_serve(application(*from_flags(found)), found.port))
 
 
 if __name__ == "__main__":

@@ -200,12 +200,14 @@ def scored_by(judge: Judge, requests: Sequence[Request], replies: Mapping[str, R
 
 
 def routed_as(replies: Mapping[str, Reply], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Reply]:
-    """With the route from the ledger where an answer's headers left before it was known."""
+    """With what the ledger alone knows: what was wasted, and the route where an answer's headers left before it."""
     rows = {row["request_id"]: row for row in ledger}
     return {id: _routed_as(reply, rows.get(reply.request_id)) for id, reply in replies.items()}
 
 
 def _routed_as(reply: Reply, row: Mapping[str, Any] | None) -> Reply:
+    if row is not None:
+        reply = replace(reply, wasted_nusd=int(row["cost_wasted_nusd"]))
     if reply.route or reply.error:
         return reply
     if row is None or not row["route"]:

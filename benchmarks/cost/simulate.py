@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -58,12 +58,6 @@ class Engine:
     @property
     def capacity_rps(self) -> float:
         return 1.0 / self.busy_s
-
-    @classmethod
-    def of_sweep(cls, rates: Mapping[int, float], queue: int, source: str) -> Engine:
-        """From a closed loop's requests per second by number of callers: a request took callers / rate (Little)."""
-        pace = sorted((clients, clients / rps) for clients, rps in rates.items())
-        return cls(pace[-1][0], queue, pace, source)
 
     @classmethod
     def of_card(

@@ -11,6 +11,7 @@ Either may stand alone: requests without answers need real backends. Knows no se
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Request:
 
     @property
     def text(self) -> str:
-        """The last user message: what is compared by meaning, and what a replayed answer is found by."""
+        """The last user message: what is compared by meaning."""
         return last_user_text(self.messages)
 
 
@@ -160,10 +161,16 @@ def _are_messages(messages: Any) -> bool:
     return any(m["role"] == "user" for m in messages)
 
 
-def by_text(requests: Iterable[Request]) -> dict[str, str]:
-    """Last user text -> question. Two questions may not share a text: a replayed answer would be a guess."""
+def conversation(messages: Sequence[Message]) -> str:
+    """A name of these messages, and of no others."""
+    return hashlib.sha256(json.dumps(list(messages), sort_keys=True).encode()).hexdigest()
+
+
+def by_conversation(requests: Iterable[Request]) -> dict[str, str]:
+    """Conversation -> question. Two questions may not share one: a replayed answer would be a guess."""
     found: dict[str, str] = {}
     for request in requests:
-        if found.setdefault(request.text, request.question) != request.question:
-            raise BenchmarkError(f"questions '{found[request.text]}' and '{request.question}' have the same words")
+        asked = conversation(request.messages)
+        if found.setdefault(asked, request.question) != request.question:
+            raise BenchmarkError(f"questions '{found[asked]}' and '{request.question}' have the same words")
     return found

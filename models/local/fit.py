@@ -22,8 +22,9 @@ GB = 1_000_000_000
 class Budget:
     """How a card's memory is shared out. Bytes; the defaults are stated, not measured.
 
-    `overhead_bytes`: activations of one batch and CUDA graphs. `shared_bytes`: a second CUDA context, the encoder and a
-    ring of 256k vectors of 384 floats.
+    `overhead_bytes`: activations of one batch, CUDA graphs, the engine's CUDA context. It grows with the requests in a
+    batch: an 8B model took 2.73 GB with 256 (docs/profiles.md), and the profiles run 48 at most.
+    `shared_bytes`: a second CUDA context, the encoder and a ring of 256k vectors of 384 floats.
     """
 
     utilization: float = 0.90

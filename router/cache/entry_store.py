@@ -80,9 +80,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """What to delete; exactly one is set, or `everything`."""
+    """What to delete; exactly one is set, or `everything`. `ids`: fewer than SQLite takes variables, 32,766."""
 
-    id: EntryId | None = None
+    ids: Sequence[EntryId] = ()
     tenant: str | None = None
     namespace: str | None = None
     everything: bool = False
@@ -201,7 +201,7 @@ def _where(which: Which) -> tuple[str, Sequence[object]]:
         return "tenant = ?", (which.tenant,)
     if which.namespace is not None:
         return "namespace = ?", (which.namespace,)
-    return "id = ?", (which.id,)
+    return f"id IN ({', '.join('?' * len(which.ids))})", which.ids
 
 
 def _row(entry: Entry, vector: Vector) -> tuple[Any, ...]:

@@ -1,13 +1,13 @@
 """`VectorIndex` on a GPU: one preallocated matrix, rows overwritten in place, exact search masked by partition.
 
-    scores = X[:high] @ q;  other partitions and dead rows -> -inf;  top k;  similarities of those k in float32
+    scores = X[:high] @ q;  other partitions and dead rows -> -inf;  top 4k;  of those the best k in float32
 
 Masking before the top k means that no neighbour of another partition can crowd out one's own, which a post-filter
 cannot say (and flat GPU indexes of faiss silently ignore a selector). Which row is whose, and alive, is decided by
 tables on the host; the tags on the device repeat them. The matrix, the tags and one search's scratch are all the memory
 it takes, bounded by `max_bytes`. For one thread only.
 
-`device="cpu"` runs the same code on torch's CPU; on CUDA it has never run so far.
+`device="cpu"` runs the same code on torch's CPU.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from router.cache.index import Neighbours
 
 _DEAD: Final = -1
 _TAG_BYTES: Final = 8
+_SPARE: Final = 4  # rows looked at for each one wanted: float16 scores are too coarse to settle an order
 _SCRATCH_BYTES: Final = 16  # of one search, for each row: scores, their masked copy, the comparison, top k's workspace
 
 
@@ -112,10 +113,10 @@ class GpuRing:
             query = torch.from_numpy(np.ascontiguousarray(vector, np.float32)).to(self._device)
             scores = self._matrix[: self._high] @ query.to(self._dtype)
             scores.masked_fill_(self._tags[: self._high] != owner.tag, -torch.inf)
-            slots = scores.topk(min(k, owner.rows)).indices
+            slots = scores.topk(min(_SPARE * k, owner.rows)).indices
             similarities = (self._matrix[slots].float() @ query).cpu().numpy()
             places = slots.cpu().numpy()
-        order = np.argsort(-similarities, kind="stable")
+        order = np.argsort(-similarities, kind="stable")[:k]
         ids = self._row_ids[places[order]]
         ours = np.array([self._owners.get(int(i)) == partition for i in ids], bool)  # the host has the last word
         return Neighbours(ids[ours], similarities[order][ours])

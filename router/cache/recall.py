@@ -10,7 +10,7 @@ Knows no HTTP and no Ray; what a question may share an answer with (`Lookup`) an
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
 
@@ -84,6 +84,7 @@ class Recall:
         self.monitor = monitor
         self.second: Callable[[str, str], Awaitable[bool]] | None = None  # a model's opinion before a hit is served
         self._asked: Recent[str, _Asked] = Recent(_MOST_PENDING)
+        self._complained: Recent[EntryId, None] = Recent(_MOST_PENDING)
         self._readings: Recent[EntryId, Reading] = Recent(_MOST_KNOWN)
         self._histories: Recent[EntryId, tuple[tuple[tuple[float, bool], ...], EntryHistory]] = Recent(_MOST_KNOWN)
         self.use(rules)
@@ -221,20 +222,22 @@ class Recall:
         return standing is not None
 
     async def complain(self, request_id: str, entry_id: str) -> bool:
-        """A caller says that what was served is wrong: it is gone when this returns, and counts as a wrong hit."""
-        asked = self._asked.get(request_id)
-        known = asked is not None and asked.served
-        if known:
-            await self.label(request_id, right=False)
+        """A caller says that what was served is wrong: it is gone when this returns, and counts as a wrong hit, once an
+        entry, whoever of those who got it complain."""
         found = from_public(entry_id)
-        gone = found is not None and bool(await self._cache.delete_entry(found))
-        if gone and not known:  # asked before a restart, too long ago, or by one who shared another's flight
+        if found is None:
+            return False
+        gone = bool(await self._cache.delete_entries(found))
+        asked = self._asked.get(request_id)  # None: before a restart, too long ago, or one who shared another's flight
+        known = asked is not None and asked.served  # and may have been evicted since
+        if (gone or known) and found not in self._complained:
+            self._complained[found] = None
             self.monitor.complained()
         return gone
 
-    async def drop_answer_of(self, request_id: str) -> bool:
-        """The answer that was remembered from this request is not to be served again."""
-        return bool(await self._cache.delete_entry(id_of(request_id)))
+    async def drop_answers_of(self, request_ids: Sequence[str]) -> bool:
+        """What was remembered from these requests is not to be served again, nor what has yet to be."""
+        return bool(await self._cache.delete_entries(*map(id_of, request_ids)))
 
 
 def _scope(tenant: str, lookup: Lookup) -> Scope:

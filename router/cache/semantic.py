@@ -117,11 +117,12 @@ class SemanticCache:
         await self.flush()
         return found
 
-    async def delete_entry(self, entry_id: EntryId) -> int:
-        """Also one that has yet to arrive. Other answers on their way are none the worse for it: whoever complains
+    async def delete_entries(self, *ids: EntryId) -> int:
+        """Also those that have yet to arrive. Other answers on their way are none the worse for it: whoever complains
         all the time keeps nobody's answers from being remembered."""
-        self._dead[entry_id] = None
-        return await self._to_its_end(self._drop_and_delete(Which(id=entry_id)))
+        for entry_id in ids:
+            self._dead[entry_id] = None
+        return await self._to_its_end(self._drop_and_delete(Which(ids=ids))) if ids else 0
 
     async def delete_tenant(self, tenant: str) -> int:
         """What this tenant wrote, also into shared namespaces."""

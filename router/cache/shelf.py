@@ -136,8 +136,8 @@ class Shelf:
 
     def drop(self, which: Which) -> int:
         """Out of memory and index; the file follows."""
-        if which.id is not None:
-            doomed = [which.id] if which.id in self._held else []
+        if which.ids:
+            doomed = [entry_id for entry_id in which.ids if entry_id in self._held]
         else:
             doomed = [i for i, held in self._held.items() if _is_meant(which, held.entry.scope)]
         for entry_id in doomed:

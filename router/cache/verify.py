@@ -115,7 +115,7 @@ class WrongHitMonitor:
             self._add(right)
 
     def complained(self) -> None:
-        """A hit was wrong by the word of whoever got it, and its verdict is not known any more."""
+        """A hit was wrong by the word of whoever got it."""
         self._add(False)
 
     def _add(self, right: bool) -> None:

@@ -1,6 +1,7 @@
 """Any encoder of the Hub in torch: float16 on a GPU, float32 on a CPU for architectures that `bert_onnx.py` lacks.
 
-The CUDA path is the CPU path with another device and precision; it has never run on a GPU so far.
+The CUDA path is the CPU path with another device and precision; `tests/gpu` holds it against float32 where there is a
+card.
 """
 
 from __future__ import annotations

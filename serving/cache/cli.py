@@ -24,7 +24,7 @@ def show(config: Config) -> Iterator[str]:
     with _exact(config) as store:
         entries, size = store.size()
     yield f"exact: {entries} answers, {size} bytes"
-    if _running(config) is not None:
+    if running(config) is not None:
         yield "semantic: in use by the running service; its metrics (farthing_semantic_entries) say what it holds"
         return
     semantic = EntryStore.existing(_runtime(config).semantic_file)
@@ -40,7 +40,7 @@ def show(config: Config) -> Iterator[str]:
 
 def delete(config: Config, kind: str, name: str) -> int:
     """kind: entry, tenant, namespace or all. How many; durable when it returns. Raises Unavailable."""
-    url = _running(config)
+    url = running(config)
     if url is not None:
         return _ask(config, url, f"{kind}={quote(name, safe='')}")
     return _delete_exact(config, kind, name) + _delete_semantic(config, kind, name)
@@ -67,7 +67,7 @@ def _delete_semantic(config: Config, kind: str, name: str) -> int:
     try:
         if kind == "entry":
             entry_id = from_public(name)
-            return 0 if entry_id is None else store.delete(Which(id=entry_id), Batch())
+            return 0 if entry_id is None else store.delete(Which(ids=(entry_id,)), Batch())
         which = {
             "tenant": Which(tenant=name), "namespace": Which(namespace=name), "all": Which(everything=True)
         }  # fmt: skip
@@ -85,7 +85,7 @@ def _runtime(config: Config) -> Runtime:
     return Runtime(config.state_dir.resolve(), "", metrics_in_service=True)
 
 
-def _running(config: Config) -> str | None:
+def running(config: Config) -> str | None:
     """Where the service of this state folder answers, if one runs: it holds the folder's lock for as long."""
     run = _runtime(config).run
     try:

@@ -1,7 +1,8 @@
-"""A number that every process of the node sees change at once: the count of deletions from one cache file.
+"""Numbers that every process of the node sees change at once: how often something was deleted from one cache file.
 
-It lives in an 8-byte file mapped into each process, so that looking costs a memory read. The file is also the lock for
-what must not happen twice at a time (beginning a file, deleting). Knows nothing of what is cached.
+One counts deletions of many entries; deletions of one are counted in a slot that its key shares with few others. They
+live in a small file mapped into each process, so that looking costs a memory read. The file is also the lock for what
+must not happen twice at a time (beginning a file, deleting). Knows nothing of what is cached.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_BYTES = 8
+SLOTS = 4096  # an answer on its way meets another key's deletion once in so many
+_CELL_BYTES = 8
+_BYTES = (1 + SLOTS) * _CELL_BYTES
 
 
 class Epoch:
@@ -24,14 +27,22 @@ class Epoch:
         if os.fstat(self._fd).st_size < _BYTES:
             os.ftruncate(self._fd, _BYTES)
         self._map = mmap.mmap(self._fd, _BYTES)
-        self._cell = memoryview(self._map).cast("Q")  # one aligned word: never seen half-written
+        self._cells = memoryview(self._map).cast("Q")  # aligned words: never seen half-written
         self._holds = 0
 
     def read(self) -> int:
-        return self._cell[0]
+        """Deletions of many."""
+        return self._cells[0]
+
+    def of(self, key: bytes) -> int:
+        """Changes with every deletion that may have met this key."""
+        return self._cells[0] + self._cells[_slot(key)]
 
     def raise_to(self, value: int) -> None:
-        self._cell[0] = max(value, self._cell[0])
+        self._cells[0] = max(value, self._cells[0])
+
+    def raise_slot(self, key: bytes) -> None:
+        self._cells[_slot(key)] += 1
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -47,6 +58,11 @@ class Epoch:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        self._cell.release()
+        self._cells.release()
         self._map.close()
         os.close(self._fd)
+
+
+def _slot(key: bytes) -> int:
+    """Keys are digests: any four bytes will do."""
+    return 1 + int.from_bytes(key[-4:]) % SLOTS

@@ -45,7 +45,9 @@ class ExactCache:
 
     def __init__(self, store: Store, thread: ThreadPoolExecutor, limits: CacheLimits, now: Callable[[], float]) -> None:
         self._store, self._thread, self._limits, self._now = store, thread, limits, now
-        self._recent: OrderedDict[bytes, Entry] = OrderedDict()
+        self._recent: OrderedDict[bytes, tuple[Entry, int]] = (
+            OrderedDict()
+        )  # with the epoch it was known to be wanted in
         self._recent_bytes = 0
         self._seen_epoch = store.epoch()
         self._waiting: list[tuple[Entry, int]] = []
@@ -68,36 +70,40 @@ class ExactCache:
             ) from error
         return cls(store, thread, limits, now)
 
-    def epoch(self) -> int:
+    def epoch(self, key: bytes) -> int:
         """To be read before the answer is asked for and given back with it to `put`."""
-        return self._store.epoch()
+        return self._store.epoch_of(key)
+
+    async def began(self, key: bytes) -> int:
+        """`epoch`, for a request that looks nothing up."""
+        return self.epoch(key)
 
     async def get(self, key: bytes) -> Entry | None:
         """Suspends only when this process does not hold the answer itself."""
-        epoch = self._notice_deletions()
+        epoch = self._notice_deletions(key)
         if (entry := self._recall(key)) is not None:
             self._counts["memory_hits"] += 1
             return entry
         entry = await self._read(key)
-        # What was read while something was being deleted may be what was deleted.
-        if entry is None or self._notice_deletions() != epoch:
+        # What was read while it may have been deleted may be what was deleted.
+        if entry is None or self._notice_deletions(key) != epoch:
             self._counts["misses"] += 1
             return None
         self._counts["file_hits"] += 1
-        entry = self._recent.get(key, entry)  # put meanwhile: newer than what was read
-        self._keep(entry)
+        entry, _ = self._recent.get(key, (entry, epoch))  # put meanwhile: newer than what was read
+        self._keep(entry, epoch)
         self._note_use(key)
         return entry
 
     def put(self, entry: Entry, epoch: int) -> None:
-        """Held from now on in this process, soon in the file; not at all when something was deleted since `epoch`."""
+        """Held from now on in this process, soon in the file; not at all if it may have been deleted since `epoch`."""
         if entry.size > self._limits.max_entry_bytes:
             self._counts["too_large"] += 1
             return
-        if self._notice_deletions() != epoch:
+        if self._notice_deletions(entry.key) != epoch:
             self._counts["refused"] += 1
             return
-        self._keep(entry)
+        self._keep(entry, epoch)
         if self._waiting_bytes + entry.size > _MAX_WAITING_BYTES:
             self._counts["not_written"] += 1
             return
@@ -107,13 +113,19 @@ class ExactCache:
             self._timer = asyncio.get_running_loop().call_later(_WRITE_DELAY_S, self._write_soon)
 
     async def delete_entry(self, key: bytes) -> int:
-        return await self._in_thread(self._store.delete_entry, key)
+        """An answer to the same question that is on its way is not kept; others are."""
+        return await self._delete(self._store.delete_entry, key)
 
     async def delete_tenant(self, tenant: str) -> int:
-        return await self._in_thread(self._store.delete_tenant, tenant)
+        return await self._delete(self._store.delete_tenant, tenant)
 
     async def delete_all(self) -> int:
-        return await self._in_thread(self._store.delete_all)
+        return await self._delete(self._store.delete_all)
+
+    async def _delete(self, work: Callable[..., int], *args: object) -> int:
+        """What waits for the file goes there first: it is deleted, too, and is to be counted."""
+        self._write_soon()
+        return await self._in_thread(work, *args)
 
     async def stats(self) -> dict[str, int]:
         """Counts of this replica since it started, and the sizes of both levels. `writes_failed` counts batches."""
@@ -153,19 +165,22 @@ class ExactCache:
             log.warning("the exact cache could not be read, taken as a miss: %s", error)
             return None
 
-    def _notice_deletions(self) -> int:
-        """The epoch now; when it has moved, nothing in memory can be trusted to be still wanted."""
+    def _notice_deletions(self, key: bytes) -> int:
+        """The key's epoch now; where it has moved, what memory holds of it cannot be trusted to be still wanted."""
         epoch = self._store.epoch()
         if epoch != self._seen_epoch:
             self._seen_epoch = epoch
             self._recent.clear()
             self._recent_bytes = 0
-        return epoch
+        now = self._store.epoch_of(key)
+        if self._recent.get(key, (None, now))[1] != now:
+            self._forget(key)
+        return now
 
     def _recall(self, key: bytes) -> Entry | None:
-        entry = self._recent.get(key)
-        if entry is None:
+        if key not in self._recent:
             return None
+        entry, _ = self._recent[key]
         if entry.created_at_s <= self._now() - self._limits.ttl_s:
             self._forget(key)
             return None
@@ -173,16 +188,16 @@ class ExactCache:
         self._note_use(key)
         return entry
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, entry: Entry, epoch: int) -> None:
         self._forget(entry.key)
-        self._recent[entry.key] = entry
+        self._recent[entry.key] = (entry, epoch)
         self._recent_bytes += entry.size
         while self._recent_bytes > self._limits.memory_bytes:
             self._forget(next(iter(self._recent)))
 
     def _forget(self, key: bytes) -> None:
-        if (entry := self._recent.pop(key, None)) is not None:
-            self._recent_bytes -= entry.size
+        if (held := self._recent.pop(key, None)) is not None:
+            self._recent_bytes -= held[0].size
 
     def _note_use(self, key: bytes) -> None:
         self._used.add(key)

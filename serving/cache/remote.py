@@ -12,6 +12,7 @@ from typing import Protocol
 
 from serving.cache.exact import Entry
 
+UNKNOWN = -1
 PATIENCE_S = 0.25  # as ExactCache has for its file
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,9 @@ log = logging.getLogger(__name__)
 class AnswerCache(Protocol):
     """What a gateway needs of a cache; ExactCache and RemoteCache are one."""
 
-    def epoch(self) -> int: ...
+    def epoch(self, key: bytes) -> int: ...
+
+    async def began(self, key: bytes) -> int: ...
 
     async def get(self, key: bytes) -> Entry | None: ...
 
@@ -42,13 +45,17 @@ class RemoteCache:
 
     def __init__(self, shelf: Shelf, max_entry_bytes: int) -> None:
         self._shelf, self._max_entry_bytes = shelf, max_entry_bytes
-        self._epoch = -1
+        self._epochs: dict[bytes, int] = {}
         self._puts: set[asyncio.Task[None]] = set()
         self._away = False
 
-    def epoch(self) -> int:
-        """The latest one heard of. An older one than is in force only has the answer refused."""
-        return self._epoch
+    def epoch(self, key: bytes) -> int:
+        """As `get` has just heard of it. If it has not, the answer will be refused."""
+        return self._epochs.pop(key, UNKNOWN)
+
+    async def began(self, key: bytes) -> int:
+        await self.get(key)
+        return self.epoch(key)
 
     async def get(self, key: bytes) -> Entry | None:
         try:
@@ -60,11 +67,11 @@ class RemoteCache:
             self._away = True
             return None
         self._away = False
-        self._epoch = max(self._epoch, epoch)
+        self._epochs[key] = epoch
         return entry
 
     def put(self, entry: Entry, epoch: int) -> None:
-        if entry.size > self._max_entry_bytes:
+        if entry.size > self._max_entry_bytes or epoch == UNKNOWN:
             return
         task = asyncio.create_task(self._sent(entry, epoch))
         self._puts.add(task)

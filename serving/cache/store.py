@@ -105,8 +105,12 @@ class Store:
         self._seen.close()
 
     def epoch(self) -> int:
-        """A memory read, for any thread."""
+        """Of deletions of many; a memory read, for any thread."""
         return self._epoch.read()
+
+    def epoch_of(self, key: bytes) -> int:
+        """Of all deletions that may have met this key; two memory reads, for any thread."""
+        return self._epoch.of(key)
 
     def perhaps(self, key: bytes) -> bool:
         """Whether `get` may find it; three memory reads, for any thread. What is just being stored may not be seen."""
@@ -121,16 +125,17 @@ class Store:
         return None if row is None else _entry(row)
 
     def write(self, puts: Sequence[tuple[Entry, int]], used: Iterable[bytes] = ()) -> int:
-        """Store entries, each with the epoch its request began in, and note which keys were used.
+        """Store entries, each with the epoch of its key its request began in, and note which keys were used.
 
-        Returns how many stayed out because something was deleted since they began.
+        Returns how many stayed out because they may have been deleted since they began.
         """
 
         def work() -> tuple[int, int]:
             now_s = self._now()
             with transaction(self._db):
                 epoch = self._stored_epoch()
-                kept = [entry for entry, began in puts if began == epoch]
+                untold = epoch - self._epoch.read()  # of a deleter that was killed before it could say so
+                kept = [entry for entry, began in puts if began == self._epoch.of(entry.key) + untold]
                 fresh = {entry.key: entry for entry in kept}.values()
                 self._db.executemany("UPDATE entry SET last_used_s = ? WHERE key = ?", [(now_s, key) for key in used])
                 self._db.executemany(_INSERT, [_row(entry, now_s) for entry in fresh])
@@ -141,13 +146,20 @@ class Store:
         refused, epoch = self._on_sound_file(work)
         for entry, _ in puts:
             self._seen.note(entry.key)
-        if epoch > self._epoch.read():  # whoever deleted was killed before it could say so
+        if epoch > self._epoch.read():
             with self._epoch.locked():
                 self._epoch.raise_to(epoch)
         return refused
 
     def delete_entry(self, key: bytes) -> int:
-        return self._delete("key = ?", key)
+        """Answers to other questions, kept or on their way, are none the worse for it: whoever complains all the time
+        keeps nobody's answers from being remembered."""
+        with self._epoch.locked():
+            self._epoch.raise_slot(key)  # before: no write that comes after the deletion brings it back
+            gone = self._on_sound_file(lambda: self._db.execute("DELETE FROM entry WHERE key = ?", (key,)).rowcount)
+            self._epoch.raise_slot(key)  # after: what was read in between is forgotten
+            self._erase()
+        return gone
 
     def delete_tenant(self, tenant: str) -> int:
         return self._delete("tenant = ?", tenant)
@@ -175,9 +187,12 @@ class Store:
             gone, epoch = self._on_sound_file(work)
             # After the commit: whoever sees the new epoch, and forgets what it holds in memory, finds the rows gone.
             self._epoch.raise_to(epoch)
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still holds the deleted texts
-            self._file.aside.unlink(missing_ok=True)  # and so may a file that nobody could read
+            self._erase()
         return gone
+
+    def _erase(self) -> None:
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log still holds the deleted texts
+        self._file.aside.unlink(missing_ok=True)  # and so may a file that nobody could read
 
     def _stored_epoch(self) -> int:
         return int(self._db.execute("SELECT epoch FROM meta").fetchone()[0])

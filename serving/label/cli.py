@@ -29,7 +29,8 @@ NOT_ALL = 1  # exit code: what is done is written, the rest is not
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0: every prompt that can have a label has one; 1: not all, run it again; 2: the user's mistake."""
+    """Exit code 0: every prompt has a label, but for those that cannot have one or got no verdict; 1: not all, or none;
+    2: the user's mistake."""
     _check(arguments)
     found = items.read(arguments.prompts, arguments.checker)
     for why, count in found.passed_over.items():
@@ -95,10 +96,12 @@ def _told(stopped: Stopped | None, run: Run, arguments: argparse.Namespace) -> i
         say(f"{arguments.out} written; python -m router train --outcomes {arguments.out} --pair {pair} --out DIR")
     if stopped is not None:
         say(f"stopped: {stopped.message}")
-    if stopped is None and run.rows and not run.troubles["degraded"] and not run.troubles["failed"]:
-        return 0
-    say("run the same command again to go on; nothing is asked twice")
-    return NOT_ALL
+    unfinished = stopped is not None or run.troubles["degraded"] or run.troubles["failed"]
+    if unfinished or run.troubles["unjudged"]:
+        say(
+            "run the same command again to go on; what was answered is not asked again, but for verdicts that were none"
+        )
+    return 0 if run.rows and not unfinished else NOT_ALL
 
 
 def _check(arguments: argparse.Namespace) -> None:

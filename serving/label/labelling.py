@@ -112,10 +112,13 @@ class Run:
         if scored is not None:
             self.rows[item.id] = _row(item, self.plan, (answers[0], answers[1]), scored)
 
-    async def _ask(self, item: Item, what: str, tier: str, messages: list[Json]) -> Json:
-        """The entry of the work file, paid for now if it is not there yet."""
+    async def _ask(
+        self, item: Item, what: str, tier: str, messages: list[Json], says: Callable[[str], object] = str
+    ) -> Json:
+        """The entry of the work file, paid for now if it is not there yet, or if `says` made None of its text: then an
+        earlier run has asked in vain."""
         known = self.work.answers.get((item.key, what))
-        if known is not None:
+        if known is not None and ("error" in known or says(known["text"]) is not None):
             return known
         if self._stopped is not None:
             raise self._stopped
@@ -138,7 +141,7 @@ class Run:
             right = [grade(text, item.reference, item.checker) for text in texts]
             return {"small": float(right[0]), "strong": float(right[1]), "by": item.checker}
         if not any(texts):
-            self._trouble("unjudged", item, "both answers are empty")
+            self._trouble("empty", item, "both answers are empty")
             return None
         by = f"judge:{self.plan.judge}"
         if texts[0] == texts[1]:
@@ -152,7 +155,7 @@ class Run:
         cost_usd = 0.0
         for order, pair in zip(judge.ORDERS, (texts, texts[::-1]), strict=True):
             messages = [{"role": "user", "content": judge.question(item.dialogue, *pair)}]
-            entry = await self._ask(item, order, self.plan.judge or "", messages)
+            entry = await self._ask(item, order, self.plan.judge or "", messages, judge.verdict)
             cost_usd += entry["cost_usd"]
             found = None if "error" in entry else judge.verdict(entry["text"])
             if found is None:

@@ -194,7 +194,7 @@ class Allowance:
     async def reserve(self, key: ApiKey, nusd: int) -> Reservation:
         """Put aside what a call to a hosted model may cost at most. Raises BudgetExceeded when a budget is used up,
         and its child CannotReserve while the ledger is not there to say."""
-        if not self._limited(key):
+        if not self.limited(key):
             return Reservation(None)
         account = self._account(key)
         need = Amounts(nusd=max(1, nusd))
@@ -209,6 +209,13 @@ class Allowance:
             raise _over_budget(grant)
         account.used = account.used.plus(need)
         return Reservation(account, need.nusd)
+
+    def affords(self, key: ApiKey, nusd: int) -> bool:
+        """Whether a `reserve` of so much may succeed, by what was last heard. Asks nobody."""
+        account = self._accounts.get(key.id)
+        if account is None or account.heard_s == float("-inf"):
+            return True
+        return account.free.nusd + account.grant.left.nusd >= max(1, nusd)
 
     def settle(self, reservation: Reservation, nusd: int) -> None:
         """Replace the reserved by what the provider bills, 0 if nothing. After the row's `close` is in the journal."""
@@ -303,7 +310,8 @@ class Allowance:
         account.key = key
         return account
 
-    def _limited(self, key: ApiKey) -> bool:
+    def limited(self, key: ApiKey) -> bool:
+        """Whether any budget holds for what it spends."""
         return bool(self._budgets.limits(key.id, key.tenant, key.limits.nusd_per_day))
 
 

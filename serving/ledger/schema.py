@@ -70,6 +70,7 @@ requests = Table(
     _integer("saved_nusd"),
     Index("requests_at", "at_ms"),
     Index("requests_tenant_at", "tenant", "at_ms"),
+    Index("requests_cache_entry", "cache_entry", "tenant", "at_ms"),
 )
 
 texts = Table(
@@ -84,6 +85,13 @@ texts = Table(
     _integer("size_bytes"),
     Index("texts_at_size", "at_ms", "size_bytes"),
     Index("texts_tenant", "tenant"),
+)
+
+deleted_tenants = Table(  # for a while: of what was asked until then nothing may be kept
+    "deleted_tenants",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    _integer("until_ms"),
 )
 
 open_requests = Table(

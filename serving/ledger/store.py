@@ -34,11 +34,22 @@ from sqlalchemy.sql.elements import ColumnElement
 from models.errors import ConfigError, StartError
 from serving.ledger.migrations import migrate
 from serving.ledger.row import Row
-from serving.ledger.schema import KEYS_VERSION, engine_uptime, keys, meta, open_requests, requests, texts
+from serving.ledger.schema import (
+    KEYS_VERSION,
+    deleted_tenants,
+    engine_uptime,
+    keys,
+    meta,
+    open_requests,
+    requests,
+    texts,
+)
 
 DAY_MS = 86_400_000
 _BUSY_TIMEOUT_MS = 10_000
 DELETE_ROWS = 5_000  # a chunk: between two of them other writers get their turn
+MOST_ASKED_FOR = 1_000  # of what was answered afresh that often one answer is still stored, hardly one so old
+KEYS_LINGER_MS = 2_000  # gateways take deleted keys for a second longer
 _ROW_NAMES = tuple(f.name for f in fields(Row))
 
 
@@ -117,10 +128,14 @@ class Store:
         return None if found is None else (found[0], found[1], found[2])
 
     def asked_for(self, tenant: str, entry: str) -> list[str]:
-        """The requests of this tenant that a model was asked for and whose answer was stored as `entry`."""
+        """The latest `MOST_ASKED_FOR` requests of this tenant that a model was asked for and whose answer was stored as
+        `entry`."""
         r = requests.c
-        query = select(r.request_id).where(
-            r.tenant == tenant, r.cache_entry == entry, r.route != "cache", r.cache != "coalesced"
+        query = (
+            select(r.request_id)
+            .where(r.tenant == tenant, r.cache_entry == entry, r.route != "cache", r.cache != "coalesced")
+            .order_by(r.at_ms.desc())
+            .limit(MOST_ASKED_FOR)
         )
         with self.read() as connection:
             return [found[0] for found in connection.execute(query)]
@@ -160,8 +175,10 @@ class Store:
 
     def delete_tenant(self, tenant: str) -> int:
         """Delete a tenant's keys, texts and requests. Its requests in flight arrive later: repeat when they have
-        ended."""
+        ended. Their texts do not, nor those that wait in a gateway."""
+        until_ms = epoch_ms() + KEYS_LINGER_MS
         with self.write() as connection:
+            self.upsert(connection, deleted_tenants, [{"tenant": tenant, "until_ms": until_ms}])
             connection.execute(delete(keys).where(keys.c.tenant == tenant))
             connection.execute(delete(open_requests).where(open_requests.c.tenant == tenant))
             self.announce_keys(connection)

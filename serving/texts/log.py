@@ -30,8 +30,8 @@ _MESSAGE_FIELDS = ("role", "name", "content", "tool_calls", "tool_call_id")  # n
 
 log = logging.getLogger(__name__)
 
-Save = Callable[[Sequence[Kept]], None]
-"""Blocks; called in a thread."""
+Save = Callable[[Sequence[Kept]], int]
+"""How many were written: not those of a tenant deleted meanwhile. Blocks; called in a thread."""
 
 
 class Counts(Protocol):
@@ -125,11 +125,11 @@ class TextLog:
             else:
                 kept.append(record)
         try:
-            self.save(kept)
+            written = self.save(kept)
         except Exception as exc:  # noqa: BLE001 - the database's edge: texts may be lost, a message could quote them
             log.warning("%d texts could not be written and are dropped: %s", len(kept), type(exc).__name__)
             return outcomes + Counter(dropped=len(kept))
-        return outcomes + Counter(kept=len(kept))
+        return outcomes + Counter(kept=written, deleted=len(kept) - written)
 
     def _record(self, one: _Waiting, redacted: Counter[str]) -> Kept:
         messages = [self._redactor.redact_json(_with_arguments(message), redacted) for message in one.messages]

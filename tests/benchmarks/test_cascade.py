@@ -14,6 +14,9 @@ from benchmarks.cascade import main
 from benchmarks.cascade_generate import Writer
 from benchmarks.cascade_policies import BUDGETS, Requests, at_budgets, by_band, by_cascade, by_chance, by_prompt
 from benchmarks.cascade_tasks import SHOTS, Task, tasks
+from benchmarks.cascade_workload import RIGHT
+from benchmarks.cost import workload
+from benchmarks.cost.replay import Recording
 from router.grading import grade
 
 GENERATIONS = Path(cascade_generate.__file__).parent / "generations"
@@ -25,6 +28,17 @@ def test_tasks_are_the_same_everywhere_distinct_and_gradable() -> None:
     assert len({task.id for task in found}) == len({task.prompt for task in found}) == len(found) > 500
     assert all(grade(f"The answer is {task.reference}.", task.reference, task.checker) for task in found)
     assert not {question for question, _ in SHOTS} & {task.prompt for task in found}
+
+
+def test_the_tasks_are_a_workload_whose_replayed_frontier_is_always_right(tmp_path: Path) -> None:
+    assert main(["workload", "--out", str(tmp_path), "--count", "30", "--rps", "2"]) == 0
+    requests = workload.read_requests(tmp_path / workload.REQUESTS)
+    frontier = Recording.read(tmp_path, RIGHT)
+    assert len(requests) == 30 and requests[-1].arrival_s == 14.5
+    for request in requests:
+        said = frontier.find({"messages": request.messages})
+        assert request.reference and request.checker and grade(said.text, request.reference, request.checker)
+        assert said.input_tokens > 0 and said.output_tokens > 0
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
-from benchmarks import engine, overhead, scripted
+from benchmarks import engine, overhead, scripted, shapes
 from benchmarks.child import Nursery, free_port, python
 from benchmarks.client import Expected
-from benchmarks.load import Plan, drive
+from benchmarks.load import Plan, drive, prompt
 from benchmarks.scripted_engine import Vllm
 from models.errors import BadRequest
 from models.local.engine import MODULE_VARIABLE
+from models.local.profiles import architecture_of, resolve
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -50,7 +54,7 @@ def options(*arguments: str) -> argparse.Namespace:
 def test_both_engines_get_the_same_flags(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     given = ["--model", str(tmp_path), "--weights", str(tmp_path), "--dummy", "--arg", "enforce-eager", "--arg=seed=3"]
-    model = engine.Model.of(options(*given))
+    model = engine.Model.of(options(*given), tmp_path)
     assert model.backend() == {
         "kind": "engine",
         "profile": str(tmp_path),
@@ -61,6 +65,34 @@ def test_both_engines_get_the_same_flags(tmp_path: Path) -> None:
     assert flags[-5:] == ["--load-format", "dummy", "--enforce-eager", "--seed", "3"]
     assert flags[flags.index("--model") + 1] == str(tmp_path)
     assert flags[flags.index("--served-model-name") + 1] == model.profile.name == tmp_path.name
+
+
+def test_random_weights_in_the_shape_of_a_profile(tmp_path: Path) -> None:
+    """Its architecture is the profile's, and every token a random model can draw is text."""
+    model = engine.Model.of(options("--model", "qwen3-8b-fp8", "--dummy"), tmp_path)
+    assert model.weights.is_relative_to(tmp_path)
+    config = json.loads((model.weights / "config.json").read_text())
+    stated = resolve("qwen3-8b-fp8").architecture
+    made = architecture_of(config, 1)
+    assert stated is not None and model.profile.quantization == config["quantization_config"]["quant_method"]
+    assert made.model_copy(update={"weight_bytes": stated.weight_bytes}) == stated
+    tokenizer = Tokenizer.from_file(str(model.weights / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == config["vocab_size"]
+    drawn = range(0, config["vocab_size"] - len(shapes.SPECIAL), 997)
+    assert all(tokenizer.decode([token]) for token in drawn)
+    assert len(tokenizer.encode(prompt(Plan("", "", prompt_words=1000))).ids) < 1100  # a word is a token
+
+
+def test_a_rate_card_needs_both_speeds() -> None:
+    def row(who: str, tokens: int | None, prompt: float, output: float) -> dict[str, Any]:
+        rates = {"prompt_tokens_per_s": {"median": prompt}, "output_tokens_per_s": {"median": output}}
+        return {"contender": who, "tokens": tokens, **rates}
+
+    rows = [row("bare", None, 10, 100), row("bare", None, 1000, 300), row("bare", 1, 5000, 5), row("serve", None, 1, 2)]
+    card = engine._rate_card(rows)
+    assert card == {"bare": {"prefill_tokens_per_s": 5000, "decode_tokens_per_s": 375}}
+    second = 1000 / card["bare"]["prefill_tokens_per_s"] + 300 / card["bare"]["decode_tokens_per_s"]
+    assert second == pytest.approx(1), "what a second answered is billed as a second"
 
 
 def test_cost_of_a_million_tokens() -> None:

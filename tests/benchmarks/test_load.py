@@ -28,6 +28,7 @@ async def test_requests_and_tokens_are_what_the_server_counted(upstream: Upstrea
     assert (report["requests"], report["errors"]) == (40, 0)
     assert report["output_tokens"] == 40 * 7
     assert script.counts.completions == 48, "the warm-up is asked and not counted"
+    assert script.counts.connections == clients, "one each, kept to the end"
     assert (report["ttft_ms"] is not None) is stream
 
 

@@ -51,6 +51,15 @@ def test_the_card_of_a_rate_card_is_a_field_and_its_figures_are_known() -> None:
     assert speed is not None and speed.decode_tokens_per_s == float(elsewhere.decode_tokens_per_s)
 
 
+def test_a_card_that_was_measured_itself_is_not_scaled_to() -> None:
+    fp8 = resolve("qwen3-8b-fp8")
+    (measured,) = fp8.measured_cards
+    (on_it,) = offered(offer(1, gpu="H100 SXM", gpu_mem_bw=3350.0, total_flops=67.0, compute_cap=900))
+    speed = speed_on(fp8, on_it)
+    assert speed is not None and speed.decode_tokens_per_s == float(measured.decode_tokens_per_s)
+    assert "scaled" not in speed.basis
+
+
 def test_at_a_small_load_the_hour_decides() -> None:
     slow = offer(1, gpu="RTX 3090", usd=0.25, gpu_mem_bw=936.0, total_flops=35.6, compute_cap=860)
     ranked = rank(offered(slow, offer(2, usd=0.28)), config(workload={"requests_per_s": 0.5}), AWQ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cost.market import Market
 from cluster import operate
 from cluster.__main__ import main
 from cluster.config import load
@@ -298,6 +300,18 @@ def test_every_command_prints_one_json_document(
     capsys.readouterr()
     assert main([command, "--json", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def test_what_offers_prints_is_a_market_that_the_cost_benchmark_reads(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["offers", "--json", str(written(document, tmp_path))]) == 0
+    market = tmp_path / "offers.json"
+    market.write_text(text := capsys.readouterr().out, encoding="utf-8")
+    found = Market.read(market, "rtx4090")
+    prices = sorted(row["usd_per_hour"] for row in json.loads(text) if row["gpu"] == "RTX 4090")
+    assert sorted(offer.usd_per_hour for offer in found.offers) == prices
+    assert found.as_of == str(datetime.datetime.now(datetime.UTC).date())
 
 
 def test_ssh_is_told_where_it_was_asked_for(

@@ -48,6 +48,13 @@ def test_24_gb_at_090_with_15_gb_aside_leaves_the_known_number_of_tokens(profile
     assert fit(profile, CARD_24_GB, budget=WHOLE_CARD).kv_tokens == pytest.approx(kv_tokens, rel=0.02)
 
 
+def test_an_h100_has_the_room_that_vllm_found_there() -> None:
+    """vLLM 0.32.0, Qwen3-8B in FP8: 438,336 tokens, beside 2.54 GiB for 256 requests in a batch."""
+    there = Budget(overhead_bytes=2_730_000_000, shared_bytes=0)
+    found = fit(catalogue()["qwen3-8b-fp8"], gpu_named("h100"), budget=there).kv_tokens
+    assert found == pytest.approx(438_336, rel=0.01)
+
+
 def test_fp8_kv_cache_doubles_the_tokens() -> None:
     half = fit(model(5.57, 28, 4), CARD_24_GB).kv_tokens
     assert fit(model(5.57, 28, 4, kv="fp8"), CARD_24_GB).kv_tokens == pytest.approx(2 * half, abs=1)

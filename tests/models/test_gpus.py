@@ -8,7 +8,7 @@ import types
 import pytest
 
 from models.errors import ConfigError
-from models.local.gpus import GIB, KNOWN_GPUS, Gpu, detect_gpu, gpu_named
+from models.local.gpus import GIB, KNOWN_GPUS, Gpu, detect_gpu, gpu_named, known_name
 
 
 class NVMLError(Exception):
@@ -74,3 +74,22 @@ def test_an_unknown_card_is_told_what_to_do() -> None:
 def test_fp8_is_native_from_ada_on() -> None:
     assert gpu_named("rtx4090").fp8_native and gpu_named("h100").fp8_native
     assert not gpu_named("rtx3090").fp8_native and not Gpu("24 GiB", 24 * GIB).fp8_native
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("H100 SXM", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("H100 PCIE", None),
+        ("H100 NVL", None),
+        ("NVIDIA B300", None),
+        (None, None),
+    ],
+)
+def test_one_chip_has_many_names_and_other_builds_of_it_are_others(name: str | None, known: str | None) -> None:
+    assert known_name(name) == known

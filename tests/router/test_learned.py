@@ -152,6 +152,39 @@ def test_what_may_not_or_cannot_go_elsewhere_does_not_explore(root: Path) -> Non
     assert made.decide_with(facts(request_id=calm, conversation="new"), vector(3)).tiers[0] == "frontier"  # not held
 
 
+def test_a_tier_that_cannot_be_asked_is_never_drawn_nor_compared_with(root: Path) -> None:
+    tiers = [SMALL, TierFacts("cheap", 100_000), FRONTIER]
+    made = LearnedDecider(tiers, HotArtifact(root, ENCODER), RuleDecider(tiers), Settings(explore=0.05))
+
+    def drawn(askable: tuple[str, ...] | None) -> dict[str, str]:
+        asked = [facts(request_id=f"req_{i}", askable=askable) for i in range(2_000)]
+        decisions = {one.request_id: made.decide_with(one, vector(3)) for one in asked}
+        return {name: d.tiers[0] for name, d in decisions.items() if d.reason == "explore"}
+
+    everywhere = drawn(None)
+    assert set(everywhere.values()) == {"small", "cheap"} and everywhere == drawn(("small", "cheap", "frontier"))
+    without = drawn(("small", "frontier"))
+    assert set(without.values()) == {"small"} and set(without) == set(everywhere)  # as many all the same
+    assert not drawn(("frontier",)) and not drawn(())
+    assert not drawn(("small", "cheap"))  # the wanted one's place is taken by another already
+
+
+def test_the_share_that_explores_is_the_stated_one_to_the_last_bit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = decider(root, Settings(explore=0.02))
+    edge = int(0.02 * 2**64)  # exact: a float times a power of two
+    for lot, explores in ((0, True), (edge - 1, True), (edge, False), (2**64 - 1, False)):
+        monkeypatch.setattr("router.learned._lot", lambda *_, lot=lot: lot)
+        assert (made.decide_with(facts(), vector(3)).reason == "explore") is explores
+
+
+def test_what_was_wanted_comes_next_after_a_drawn_tier(root: Path) -> None:
+    tiers = [SMALL, TierFacts("cheap", 100_000), FRONTIER]
+    made = LearnedDecider(tiers, HotArtifact(root, ENCODER), RuleDecider(tiers), Settings(explore=0.05))
+    decisions = [made.decide_with(facts(request_id=f"req_{i}"), vector(0)) for i in range(1_000)]
+    explored = [d for d in decisions if d.reason == "explore"]
+    assert explored and all(d.tiers[1] == d.shadow == "small" and len(set(d.tiers)) == 3 for d in explored)
+
+
 def test_a_conversation_keeps_its_tier_for_a_score_near_the_threshold(root: Path, deployed: Deployed) -> None:
     wide = decider(root, Settings(margin=2.0))
     assert wide.decide_with(facts(conversation="c"), vector(3)).tiers[0] == "frontier"

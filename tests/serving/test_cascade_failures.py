@@ -23,6 +23,8 @@ from tests.serving.cascades import (
 )
 from tests.serving.conftest import Setup, running
 
+COST = "farthing_cost_usd_total"
+
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_failure_in_the_trial_moves_on(setup: Setup, seen: Seen, stream: bool) -> None:
@@ -136,3 +138,56 @@ async def test_a_tier_passed_over_for_its_load_answers_when_nobody_else_can(
         assert response.status == 200, answer
         assert answer["choices"][0]["message"]["content"] == "better than nothing"
     assert not seen  # a trial would make it later still
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_dropped_answer_cost_is_known_where_the_server_counts_along(
+    setup: Setup, seen: Seen, stream: bool
+) -> None:
+    asked = small(setup, Step(SECRET, logprob=UNSURE, counts=True))
+    async with running(setup) as service:
+        await (service.stream() if stream else service.ask())
+        row = await one_row(service)
+    assert row["cost_wasted_nusd"] == 1_000 * 1 + 2_000 * 4  # the prompt is one token, and 4 words were read
+    assert not row["usage_estimated"]
+    assert asked.calls[0].body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+
+
+async def test_an_estimate_of_what_was_wasted_says_so_in_the_row(setup: Setup, seen: Seen) -> None:
+    small(setup, Step(SECRET, logprob=UNSURE))
+    async with running(setup) as service:
+        await service.ask()
+        row = await one_row(service)
+    assert row["cost_wasted_nusd"] == 1_000 * 5 + 2_000 * 4 and row["usage_estimated"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_a_kept_streams_running_count_is_seen_by_who_asked_for_it(setup: Setup, seen: Seen, own: bool) -> None:
+    small(setup, Step(GOOD, logprob=SURE, counts=True))
+    options = {"include_usage": True, **({"continuous_usage_stats": True} if own else {})}
+    async with running(setup) as service:
+        _, body = await service.stream(stream_options=options)
+        row = await one_row(service)
+    words = len(GOOD.split())
+    assert text(body) == GOOD and row["output_tokens"] == words and not row["usage_estimated"]
+    assert body.count(b'"usage"') == (1 + 1 + words + 1 if own else 1)
+
+
+async def test_a_kept_stream_that_breaks_off_is_charged_by_its_running_count(setup: Setup, seen: Seen) -> None:
+    small(setup, Step(GOOD, logprob=SURE, cut_after=6, counts=True))
+    async with running(setup) as service:
+        await service.stream()
+        row = await one_row(service)
+    assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (1, 6, False)
+
+
+async def test_what_was_wasted_is_counted_for_the_tier_that_wasted_it(setup: Setup, seen: Seen) -> None:
+    small(setup, Step(SECRET, logprob=UNSURE))
+    async with running(setup) as service:
+        await service.ask()
+        row = await one_row(service)
+        samples = [s for family in service.accounts.metrics._registry.collect() for s in family.samples]
+    cost_usd = {(s.labels["route"], s.labels["model"], s.labels["part"]): s.value for s in samples if s.name == COST}
+    assert set(cost_usd) == {("small", "tiny", "wasted"), ("frontier", "huge", "input"), ("frontier", "huge", "output")}
+    assert cost_usd["small", "tiny", "wasted"] == pytest.approx(row["cost_wasted_nusd"] / 1e9)
+    assert sum(cost_usd.values()) == pytest.approx(row["cost_nusd"] / 1e9)

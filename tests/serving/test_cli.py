@@ -13,6 +13,7 @@ from models.types import Usage
 from serving.__main__ import main
 from serving.cache.store import Entry
 from serving.cache.store import Store as CacheStore
+from serving.config import Config
 from serving.ledger import keys
 from serving.ledger.row import Row
 from serving.ledger.store import Store, epoch_ms
@@ -97,6 +98,26 @@ def test_cache_and_forget_delete_what_they_say(config: Path, capsys: pytest.Capt
     assert keys.all_keys(store) == []
     store.close()
     assert len(run(capsys, config, "export")[1].splitlines()) == 2
+
+
+@pytest.mark.parametrize("in_service", [False, True])
+def test_forget_takes_the_keys_before_the_answers_and_waits_until_no_gateway_takes_them(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, in_service: bool
+) -> None:
+    run(capsys, config, "keys", "add", "--tenant", "a")
+    seen: list[object] = []
+
+    def delete(_config: Config, kind: str, name: str) -> int:
+        store = Store.open(f"sqlite:///{config.parent / 'state' / 'ledger.db'}")
+        seen.append((kind, name, keys.all_keys(store)))
+        store.close()
+        return 0
+
+    monkeypatch.setattr("serving.cache.cli.delete", delete)
+    monkeypatch.setattr("serving.cache.cli.running", lambda _config: "http://here" if in_service else None)
+    monkeypatch.setattr(time, "sleep", seen.append)
+    assert run(capsys, config, "forget", "a")[0] == 0
+    assert seen == [*([2.0] if in_service else []), ("tenant", "a", [])]
 
 
 def test_the_ledger_can_be_cared_for_from_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

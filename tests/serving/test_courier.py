@@ -326,17 +326,19 @@ def entry(key: bytes, body: bytes = b"{}") -> Entry:
 async def test_the_cache_of_a_node_is_the_heads(wire: Wire) -> None:
     one, two = RemoteCache(wire, 100_000), RemoteCache(wire, 100_000)
     assert await one.get(b"k") is None
-    one.put(entry(b"k"), one.epoch())
+    one.put(entry(b"k"), one.epoch(b"k"))
     await one.close()
     found = await two.get(b"k")
     assert found is not None and found.cost_nusd == 3
     cache = wire.books.desk._cache
     assert cache is not None
-    began = two.epoch()
+    began = two.epoch(b"k")
+    assert began == await one.began(b"k")
     await cache.delete_entry(b"k")
     assert await one.get(b"k") is None and await two.get(b"k") is None
     two.put(entry(b"k"), began)  # its request began before the deletion
-    one.put(entry(b"big", b"x" * 200_000), one.epoch())
+    one.put(entry(b"big", b"x" * 200_000), await one.began(b"big"))
+    one.put(entry(b"never looked up"), one.epoch(b"never looked up"))
     await asyncio.gather(one.close(), two.close())
     assert await one.get(b"k") is None and await one.get(b"big") is None
 

@@ -99,6 +99,20 @@ def test_a_file_that_cannot_be_read_is_set_aside_and_a_new_one_begun(
     assert "set aside" in caplog.text
 
 
+def test_a_count_of_deletions_from_before_they_were_counted_by_entry_is_gone_on_with(path: Path) -> None:
+    """The file was eight bytes then; the entries beside it are as good as ever."""
+    with store(path) as file:
+        file.delete_all()
+        file.write([(entry("k"), file.epoch_of(b"k"))])
+    counts = path.with_name(path.name + ".epoch")
+    counts.write_bytes(counts.read_bytes()[:8])
+    with store(path) as file, store(path) as other:
+        assert file.epoch() == 1 and other.get(b"k") is not None
+        began = file.epoch_of(b"k")
+        assert other.delete_entry(b"k") == 1
+        assert file.write([(entry("k"), began)]) == 1 and file.get(b"k") is None
+
+
 def test_a_cache_of_another_format_is_set_aside(path: Path) -> None:
     with store(path) as file:
         file.write([(entry("k"), 0)])
@@ -149,13 +163,13 @@ async def test_damage_met_while_running_is_a_miss_and_then_a_new_file(
     one = await ExactCache.open(path, CacheLimits(memory_bytes=0))
     other = await ExactCache.open(path, CacheLimits(memory_bytes=0))
     for number in range(100):
-        one.put(entry(f"k{number}", size=3000), one.epoch())
+        one.put(entry(f"k{number}", size=3000), one.epoch(f"k{number}".encode()))
     await one.flush()
     await one.close()
     spoil(path)
     assert await other.get(b"k5") is None
     assert "set aside" in caplog.text
-    other.put(entry("new"), other.epoch())
+    other.put(entry("new"), other.epoch(b"new"))
     await other.flush()
     assert await other.get(b"new") is not None
     await other.close()
@@ -165,7 +179,7 @@ async def test_who_still_holds_a_file_that_was_set_aside_moves_to_the_new_one(pa
     one, other = await ExactCache.open(path), await ExactCache.open(path)
     set_aside(path)
     with store(path) as new:
-        one.put(entry("k"), one.epoch())
+        one.put(entry("k"), one.epoch(b"k"))
         await one.flush()
         assert new.get(b"k") is not None
         assert await other.get(b"k") is not None
@@ -180,7 +194,7 @@ async def test_a_file_that_is_locked_costs_misses_and_no_request(path: Path, mon
     cache = await ExactCache.open(path)
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute("BEGIN EXCLUSIVE")
-    cache.put(entry("k"), cache.epoch())
+    cache.put(entry("k"), cache.epoch(b"k"))
     assert (await cache.stats())["writes_failed"] == 1
     assert await cache.get(b"k") is not None  # from memory
     with pytest.raises(sqlite3.OperationalError, match="locked"):

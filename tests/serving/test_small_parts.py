@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models.errors import BadRequest, ContextExceeded, ModelNotFound, UnknownPrice, Unsupported
-from models.local.gpus import gpu_named
+from models.local.gpus import Gpu, gpu_named
 from models.local.profiles import catalogue
 from models.prices import PriceOverride
 from models.types import Capabilities, Usage
@@ -144,6 +144,16 @@ def test_the_configs_hourly_price_goes_over_the_profiles_throughput() -> None:
     assert float(card.usd_per_hour) == 0.5
     assert card.decode_tokens_per_s == profile.rate_card.decode_tokens_per_s
     assert local_price(parse(ENGINE % ("", "qwen3-8b-awq")).tiers[0], profile) == profile.rate_card
+
+
+def test_a_measured_card_is_the_price_on_that_card_alone() -> None:
+    profile = catalogue()["qwen3-8b-fp8"]
+    tier = parse(ENGINE % ("", "qwen3-8b-fp8")).tiers[0]
+    h100 = Gpu("NVIDIA H100 80GB HBM3", 80 << 30, (9, 0))
+    assert local_price(tier, profile, h100) == profile.measured_cards[0]
+    assert local_price(tier, profile, gpu_named("rtx4090")) == profile.rate_card
+    stated = parse(ENGINE % ("price: {usd_per_hour: 3},", "qwen3-8b-fp8")).tiers[0]
+    assert local_price(stated, profile, h100).decode_tokens_per_s == profile.measured_cards[0].decode_tokens_per_s
 
 
 @pytest.mark.parametrize("stated", ["", "price: {usd_per_hour: 0.5},"])

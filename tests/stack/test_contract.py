@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.types import Capabilities
+from models.types import Call, Capabilities, Deadline
 from models.upstream.engine import EngineBackend
 from models.upstream.openai import make_session
 from tests.contract.questions import QUESTIONS, Fault, Subject
@@ -54,3 +54,19 @@ async def subject(service: Service) -> AsyncIterator[Subject]:
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.__name__)
 async def test_vllm(subject: Subject, question: Callable[[Subject], Awaitable[None]]) -> None:
     await question(subject)
+
+
+async def test_vllm_counts_along_where_it_is_asked_to(subject: Subject) -> None:
+    """What the cascade's accounts of a dropped answer rest on."""
+    body = {
+        "messages": [{"role": "user", "content": "Count from one to ten."}],
+        "max_tokens": 12,
+        "stream_options": {"continuous_usage_stats": True},
+    }
+    call = Call("chat/completions", body, "req_counts", Deadline.after(120), stream=True)
+    told = [chunk.usage async for chunk in subject.backend.stream(call)]
+    usages = [usage for usage in told if usage is not None]
+    assert len(usages) == len(told) > 3
+    counts = [usage.output_tokens for usage in usages]
+    assert counts == sorted(counts) and counts[0] < counts[-1] <= 12
+    assert {usage.input_tokens for usage in usages} == {usages[-1].input_tokens} and usages[-1].input_tokens > 5

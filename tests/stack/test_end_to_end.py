@@ -124,6 +124,21 @@ def test_a_repeat_in_other_words_costs_nothing_and_a_near_miss_is_asked(service:
     assert service.chat("How can I reset my password, please?", model="frontier").headers["x-farthing-cache"] == "miss"
 
 
+def test_a_complaint_holds_in_both_gateways_and_both_caches(service: Service) -> None:
+    asked, reworded = "How do I change my username?", "How can I change my username?"
+    service.chat(asked, model="frontier")
+    time.sleep(2)  # the answer is handed to the router after the caller has it
+    for _ in range(6):  # by now each gateway holds it in memory
+        hit = service.chat(asked, model="frontier")
+        assert hit.headers["x-farthing-cache"] == "exact"
+    told = {"request_id": hit.headers["x-request-id"], "good": False}
+    said = httpx2.post(f"{service.url}/v1/farthing/feedback", json=told, timeout=30)
+    assert said.json()["dropped"] is True
+    only = {"farthing": {"cache": "only"}}
+    for text in (asked, reworded) * 4:  # whichever answers
+        assert service.chat(text, model="frontier", **only).status_code == 404
+
+
 def test_embeddings_through_the_sdk(client: OpenAI) -> None:
     found = client.embeddings.create(model="minilm", input=["a farthing", "a penny", "the weather"])
     assert len(found.data) == 3 and found.usage.prompt_tokens > 5

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,17 +61,24 @@ def test_each_answer_is_billed_by_its_usage_and_a_hit_is_not() -> None:
     assert nusd == [60_000, 100 * 10_000 + 50 * 20_000, 0, 100 * 1_000 + 50 * 2_000]
 
 
-def test_parts_sum_to_the_total_and_idle_is_the_hours_less_the_busy_part() -> None:
+def test_parts_sum_to_the_total_and_idle_is_the_hours_less_busy_and_wasted() -> None:
     ledger = [{"cost_nusd": 2_360_000, "cost_wasted_nusd": 40_000}]
     found = figures(driven(REPLIES, ledger), GPU, None, Bootstrap(REQUESTS, 0, 50), ("texts",))
     parts = found.parts
     assert parts.gpu_busy_usd == pytest.approx(60_000 / 1e9 / 4 * 1000)
-    assert parts.gpu_busy_usd + parts.gpu_idle_usd == pytest.approx(0.36 * 36 / 3600 / 4 * 1000)
+    hours_usd = 0.36 * 36 / 3600 / 4 * 1000
+    assert parts.gpu_busy_usd + parts.gpu_idle_usd + parts.wasted_usd == pytest.approx(hours_usd)
     assert parts.wasted_usd == pytest.approx(40_000 / 1e9 / 4 * 1000)
     assert found.total.value == pytest.approx(parts.total_usd)
     assert found.total.low <= found.total.value <= found.total.high
     assert found.counted_nusd == 2_000_000 + 60_000 + 200_000 + 40_000
     assert found.ledger_nusd == 2_360_000
+
+
+def test_without_the_ledgers_rows_what_each_reply_was_told_to_have_wasted_counts() -> None:
+    told = [replace(REPLIES[0], wasted_nusd=40_000), *REPLIES[1:]]
+    parts = figures(driven(told, []), GPU, None, Bootstrap(REQUESTS, 0, 50), ()).parts
+    assert parts.wasted_usd == pytest.approx(40_000 / 1e9 / 4 * 1000)
 
 
 def test_shares_tokens_and_quality() -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks.child import ROOT
 from benchmarks.cost.breakeven import RTX_4090, Capacity, HourPrice, Owner, assumptions, break_even, hours, table
 from benchmarks.cost.simulate import Asked, Engine, Site, load_points
 from models.local.profiles import catalogue
@@ -100,18 +96,7 @@ def test_the_table_has_every_combination_and_says_what_it_assumes() -> None:
 def test_an_owner_is_read_from_a_driven_row() -> None:
     owner = Owner.of(next(one for one in example.FIGURES if one.name == "routed+semantic"))
     assert owner.hosted_usd == pytest.approx((0.47 + 0.009 + 0.012) / 1000)
-    assert owner.gpu_share == 0.55
-
-
-def test_capacity_from_the_kept_engine_result() -> None:
-    path = next((Path(ROOT) / "benchmarks" / "results").glob("*-engine-vllm-*.json"))
-    record = json.loads(path.read_text())
-    found = Capacity.of_engine(record, "gateway", 48.0)
-    assert found.measured
-    assert found.rps == pytest.approx(125 / 48, rel=0.01)
-    assert "embedded on Intel(R) Xeon(R) Processor" in found.source
-    with pytest.raises(ValueError, match="no 'litellm'"):
-        Capacity.of_engine(record, "litellm", 48.0)
+    assert owner.gpu_share == pytest.approx(0.55 * (0.024 + 0.012) / 0.024), "what was thrown away was work, too"
 
 
 def test_a_price_has_a_source_and_a_date() -> None:

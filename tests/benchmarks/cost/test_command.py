@@ -7,12 +7,13 @@ import pytest
 
 from benchmarks.child import BenchmarkError
 from benchmarks.cost import command, prepared, zeroeval
+from benchmarks.cost import options as cost_options
 from benchmarks.cost.architectures import RTX_4090
 from tests.benchmarks.cost import questions
 
 
 def options(*arguments: str) -> object:
-    return command.parser().parse_args(list(arguments))
+    return cost_options.parse(list(arguments))
 
 
 def trace(tmp_path: Path) -> Path:
@@ -37,7 +38,9 @@ def test_a_stated_gpu_is_used_and_said_to_be_stated(tmp_path: Path) -> None:
     given = options("--trace", str(trace(tmp_path)), "--gpu-usd-per-hour", "1.5")
     ready, _ = command.prepare(given, tmp_path)  # type: ignore[arg-type]
     assert ready.gpu.usd_per_hour == 1.5
-    assert "command line" in ready.gpu.source
+    assert "command line" in ready.gpu.price_source
+    assert "command line" not in ready.gpu.source
+    assert 1.5 in [hour.usd_per_hour for hour in ready.hours]
 
 
 def test_a_file_without_the_models_is_refused_with_their_names(tmp_path: Path) -> None:

@@ -7,37 +7,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.child import BenchmarkError
-from benchmarks.cost import live
+from benchmarks.cost import configured, live
 from benchmarks.cost.drive import Reply
 from benchmarks.cost.live import Journal, Live
+from benchmarks.cost.loads import Compared
 from router.grading import grade
-
-PRICE = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2, "as_of": "2026-11-26", "source": "a test"}
-CONFIG = {
-    "tiers": [
-        {"name": "own", "backends": [{"kind": "engine", "profile": "embedded"}]},
-        {"name": "mini", "backends": [{"kind": "http", "url": "http://x/v1", "model": "m"}], "price": PRICE},
-        {"name": "big", "backends": [{"kind": "http", "url": "http://x/v1", "model": "gpt-4o-2024-08-06"}]},
-    ],
-    "cache": {"semantic": {"mode": "serve"}},
-}
-
-
-def test_tiers_get_the_prices_and_roles_they_have_in_the_service() -> None:
-    own, mini, big = live.tiers_of(CONFIG)
-    assert [tier.role for tier in (own, mini, big)] == ["small", "cheap", "frontier"]
-    at = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC)
-    assert "$1, " in mini.price.describe(at)
-    assert "gpt-4o" in big.price.describe(at)
-    assert live.gpu_of([own, mini, big]).usd_per_hour == pytest.approx(0.04)
-    assert live.gpu_of([mini, big]).usd_per_hour == 0.0
-
-
-def test_each_tier_is_a_row_and_then_the_configuration_with_the_caches_that_are_on() -> None:
-    tiers = live.tiers_of(CONFIG)
-    names = [row.name for row in live.rows_of(CONFIG, tiers)]
-    assert names == ["all-own", "all-mini", "all-big", "routed", "routed-exact", "routed-semantic"]
-    assert "routed-semantic" not in [row.name for row in live.rows_of({**CONFIG, "cache": {}}, tiers)]
+from tests.benchmarks.cost import example
+from tests.benchmarks.cost.test_configured import CONFIG
 
 
 def test_a_journal_gives_back_what_was_answered_and_not_what_failed(tmp_path: Path) -> None:
@@ -45,12 +21,18 @@ def test_a_journal_gives_back_what_was_answered_and_not_what_failed(tmp_path: Pa
     journal = Journal(path)
     journal.keep("all-own", Reply("a", 0.0, 1.0, text="yes", route="own"))
     journal.keep("all-own", Reply("b", 0.0, 1.0, error="status 500"))
+    journal.keep("all-own", Reply("d", 0.0, 1.0, text="whose?"))
     journal.close()
     with path.open("a", encoding="utf-8") as file:
         file.write('{"row": "all-own", "reply": {"id": "c", "at')  # cut off in the middle
     again = Journal(path)
     again.close()
     assert again.replies == {"all-own": {"a": Reply("a", 0.0, 1.0, text="yes", route="own")}}
+
+
+def test_a_folder_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="cannot be a journal"):
+        Journal(tmp_path)
 
 
 def test_no_journal_is_needed(tmp_path: Path) -> None:
@@ -60,16 +42,9 @@ def test_no_journal_is_needed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_without_tiers_is_no_configuration(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text("listen: {}\n", encoding="utf-8")
-    with pytest.raises(BenchmarkError, match="has no tiers"):
-        live.read_config(path)
-
-
 def test_a_hit_is_right_when_its_text_was_once_a_fresh_answer_to_that_question() -> None:
     asked = live.arithmetic(20, 1.0)
-    tiers = live.tiers_of(CONFIG)
+    tiers = configured.tiers_of(CONFIG)
     of = Live(asked, tiers, Journal(None), 1.0, datetime.datetime.now(datetime.UTC))
     replies = {r.id: Reply(r.id, 0.0, 1.0, text=f"It is {r.reference}", route="own") for r in asked.requests}
     repeat = next(r for r in asked.requests if r.kind == "repeat")
@@ -80,6 +55,21 @@ def test_a_hit_is_right_when_its_text_was_once_a_fresh_answer_to_that_question()
     assert scored["sum/0"].reply.route == "small"
     replies[repeat.id] = replace(replies[repeat.id], text="It is 1")
     assert {s.request.id: s for s in of.scored(replies)}[repeat.id].wrong_hit
+
+
+def test_break_even_of_a_live_run_is_of_its_own_tier_against_the_cheapest_hosted_row_and_the_last() -> None:
+    of = Live(
+        live.arithmetic(4, 1.0), configured.tiers_of(CONFIG), Journal(None), 1.0, datetime.datetime.now(datetime.UTC)
+    )
+    known = {one.name: one for one in example.FIGURES}
+    found = [
+        replace(known["all-cheapest"], name="all-mini"),
+        replace(known["all-frontier"], name="all-big"),
+        replace(known["all-small"], name="all-own"),
+    ]
+    assert of.compared(found) == Compared("all-own", {"cheapest": "all-mini", "frontier": "all-big"})
+    dear = [found[1], replace(found[0], total=replace(found[0].total, value=99.0))]
+    assert of.compared(dear).against == {"frontier": "all-big"}, "the frontier is the cheapest hosted one"
 
 
 def test_the_sums_are_graded_by_their_own_reference_and_repeat_now_and_then() -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.cost import loads
-from benchmarks.cost.accounting import Driven, Scored
+from benchmarks.cost.accounting import Bootstrap, Driven, Scored, figures
 from benchmarks.cost.architectures import Gpu
+from benchmarks.cost.breakeven import HourPrice
 from benchmarks.cost.drive import Reply
-from benchmarks.cost.loads import Simulated
+from benchmarks.cost.loads import Compared, Simulated
 from benchmarks.cost.prices import Prices
 from benchmarks.cost.replayed import Speeds
 from benchmarks.cost.workload import Answer, Request
@@ -42,6 +43,24 @@ def test_the_simulated_gpu_is_as_slow_alone_and_as_fast_full_as_the_replayed_one
     engine = BY.engine([scored(0, "small", 60)])
     assert engine.seconds(1) == pytest.approx(0.02 + 0.1 + 1.0)
     assert engine.busy_s == pytest.approx(0.1 + 0.6)
+
+
+def test_break_even_is_of_the_rows_that_are_named_and_were_driven() -> None:
+    rows = [
+        Driven("all-own", "own", [scored(i, "small") for i in range(20)], 20.0, 1, ()),
+        Driven("all-big", "big", [scored(i, "frontier") for i in range(20)], 20.0, 0, ()),
+    ]
+    bootstrap = Bootstrap([s.request for s in rows[0].scored], 0, 50)
+    found = [figures(row, GPU, None, bootstrap, ()) for row in rows]
+    hours = [HourPrice(0.36, "told", "today")]
+    names = Compared("all-own", {"cheapest": "all-mini", "frontier": "all-big"})
+    broken, notes = loads.break_even(found, rows, names, GPU, hours)
+    assert {(one.name, one.against) for one in broken} == {("all-own", "frontier")}
+    (usual,) = [one for one in broken if one.tokens_scale == 1.0]
+    assert usual.capacity_rps == pytest.approx(1 / (100 / 1000 + 50 / 100))
+    assert notes[0] == "GPU $0.36/h: told (today)"
+    assert loads.break_even(found[1:], rows[1:], names, GPU, hours) == ([], []), "nobody owns a GPU"
+    assert loads.break_even(found[:1], rows[:1], names, GPU, hours) == ([], []), "nothing to hold it against"
 
 
 def test_rows_without_a_gpu_are_drawn_by_their_ends() -> None:

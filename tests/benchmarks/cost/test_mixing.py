@@ -9,7 +9,7 @@ import pytest
 from benchmarks.child import BenchmarkError
 from benchmarks.cost import mixing, zeroeval
 from benchmarks.cost.mixing import Mix
-from benchmarks.cost.workload import Request, by_text
+from benchmarks.cost.workload import Request, by_conversation, conversation
 from benchmarks.cost.zeroeval import Question
 from tests.benchmarks.cost.questions import MODELS, write
 
@@ -74,8 +74,8 @@ def test_arrivals_keep_the_stated_rate_and_order(questions: list[Question]) -> N
 
 def test_every_wording_leads_back_to_one_question(questions: list[Question]) -> None:
     requests = mixed(questions, MIX)
-    found = by_text(requests)
-    assert all(found[request.text] == request.question for request in requests)
+    found = by_conversation(requests)
+    assert all(found[conversation(request.messages)] == request.question for request in requests)
 
 
 def test_a_pick_keeps_the_tasks_proportions(questions: list[Question]) -> None:

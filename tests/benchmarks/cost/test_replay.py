@@ -106,7 +106,7 @@ async def test_a_gpus_rate_is_shared_by_those_under_way_and_free_again_after() -
 
 
 def test_who_answered_is_taken_from_the_ledger_where_the_headers_had_left() -> None:
-    row = {"request_id": "x", "route": "cheap", "model": "m", "cache": "miss", "reason": "score"}
+    row = {"request_id": "x", "route": "cheap", "model": "m", "cache": "miss", "reason": "score", "cost_wasted_nusd": 7}
     replies = {
         "a": Reply("a", 0.0, 1.0, request_id="x"),
         "b": Reply("b", 0.0, 1.0, request_id="y"),
@@ -116,6 +116,7 @@ def test_who_answered_is_taken_from_the_ledger_where_the_headers_had_left() -> N
     found = replayed.routed_as(replies, [row])
     assert (found["a"].route, found["a"].cache, found["a"].error) == ("cheap", "miss", "")
     assert "neither headers nor ledger" in found["b"].error
+    assert (found["a"].wasted_nusd, found["b"].wasted_nusd) == (7, 0)
     assert found["c"].route == "frontier"
     assert found["d"] == replies["d"]
 
@@ -138,5 +139,4 @@ async def test_whoever_prepares_a_phase_is_called_before_its_first_request_and_p
     elapsed_s = await drive.Driver(Target(server, {}, "m"), keep, lambda _: None, prepare).run(requests)
     assert phases == ["r0", "r2"]
     assert set(found) == {"r0", "r1", "r2"}
-    whole_s = max(reply.at_s + reply.latency_s for reply in found.values())
-    assert elapsed_s >= whole_s  # the pause is in neither: a request is due so much later
+    assert elapsed_s >= found["r2"].at_s + found["r2"].latency_s  # the pause is in neither: it is due so much later

@@ -112,13 +112,6 @@ def test_two_gpus_share_the_work_and_each_is_filled_before_any_overflows() -> No
     assert sorted(found.waits_s[:2].tolist()) == [0.0, 0.0]
 
 
-def test_a_sweep_of_callers_is_read_by_littles_law() -> None:
-    engine = Engine.of_sweep({8: 4.0, 1: 1.0}, 10, "measured")
-    assert (engine.slots, engine.seconds(1), engine.seconds(8)) == (8, 1.0, 2.0)
-    assert engine.capacity_rps == pytest.approx(4.0)
-    assert engine.seconds(20) == 2.0, "nothing is made up beyond what was measured"
-
-
 def test_a_rate_card_gives_the_cost_of_full_load() -> None:
     card = RateCard(
         usd_per_hour=0.4, prefill_tokens_per_s=5000, decode_tokens_per_s=1000, as_of="2026-11-01", source="assumed"

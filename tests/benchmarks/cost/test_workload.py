@@ -70,4 +70,10 @@ def test_an_empty_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
 
 def test_two_questions_in_the_same_words_cannot_be_replayed() -> None:
     with pytest.raises(BenchmarkError, match="same words"):
-        workload.by_text([Request("a", 0.0, ASK, "q1"), Request("b", 0.0, ASK, "q2")])
+        workload.by_conversation([Request("a", 0.0, ASK, "q1"), Request("b", 0.0, ASK, "q2")])
+
+
+def test_the_same_last_words_after_another_beginning_are_another_conversation() -> None:
+    longer = [{"role": "system", "content": "Be brief."}, *ASK]
+    found = workload.by_conversation([Request("a", 0.0, ASK, "q1"), Request("b", 0.0, longer, "q2")])
+    assert found == {workload.conversation(ASK): "q1", workload.conversation(longer): "q2"}

@@ -86,7 +86,7 @@ class Worker:
     async def _delete_one(self) -> None:
         if self._recent:
             entry_id = self._random.choice(self._recent)
-            await self._cache.delete_entry(entry_id)
+            await self._cache.delete_entries(entry_id)
             self._acknowledge([entry_id])
 
     async def _delete_tenant(self) -> None:

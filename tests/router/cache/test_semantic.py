@@ -154,7 +154,7 @@ async def test_the_same_text_has_one_answer(path: Path, clock: Clock, entry: Mak
 
 
 DELETIONS: dict[str, tuple[Callable[[SemanticCache, Entry], Any], set[str]]] = {
-    "id": (lambda cache, e: cache.delete_entry(e.id), {"shared", "theirs"}),
+    "id": (lambda cache, e: cache.delete_entries(e.id), {"shared", "theirs"}),
     "tenant": (lambda cache, e: cache.delete_tenant("acme"), {"theirs"}),
     "namespace": (lambda cache, e: cache.delete_namespace("faq"), {"mine", "theirs"}),
     "all": (lambda cache, e: cache.delete_all(), set()),
@@ -205,7 +205,7 @@ async def test_a_deletion_by_id_holds_for_an_answer_on_its_way_and_for_no_other(
 ) -> None:
     async with opened(path, clock) as cache:
         began, doomed, other = cache.epoch(), entry(), entry()
-        assert await cache.delete_entry(doomed.id) == 0
+        assert await cache.delete_entries(doomed.id) == 0
         assert not await cache.put(doomed, vector(1), began)
         assert await cache.put(other, vector(2), began)
 

@@ -62,8 +62,8 @@ class History(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5))
     def delete_one(self, number: int) -> None:
         for entry_id in list(self._live)[number : number + 1]:
-            self._shelf.drop(Which(id=entry_id))
-            self._store.delete(Which(id=entry_id), self._shelf.take())
+            self._shelf.drop(Which(ids=(entry_id,)))
+            self._store.delete(Which(ids=(entry_id,)), self._shelf.take())
             del self._live[entry_id]
             self._written = dict(self._live)
 

@@ -98,7 +98,7 @@ async def test_the_money_is_a_bound_over_all_runs(classroom: Setup, label: Comma
         words = [str(file), "--out", str(out), "--url", gateway.url, "--parallel", "1"]
         code, told = await label(*words, "--max-usd", "0.02")
         spent = sum(row["cost_nusd"] for row in await gateway.rows()) / 1e9
-        assert code == 1 and "raise --max-usd" in told and "nothing is asked twice" in told
+        assert code == 1 and "raise --max-usd" in told and "is not asked again" in told
         assert 0.01 < spent <= 0.02
         done = len(read_lines(out))
         assert 0 < done < 40
@@ -211,11 +211,13 @@ class Judge(FakeBackend):
     """Prefers the answer with more exclamation marks, or always the first place, or says nothing clear."""
 
     manner = "fair"
+    judged = 0
 
     async def complete(self, call: Any) -> Any:
         text = call.body["messages"][-1]["content"]
         if "<answer_1>" in text:
             first, second = (text.split(f"<answer_{n}>")[1].split("</answer")[0].count("!") for n in (1, 2))
+            self.judged += 1
             fair = "tie" if first == second else "1" if first > second else "2"
             self.script = [
                 Step(text={"fair": f"So. Verdict: {fair}", "first": "Verdict: 1", "vague": "hm"}[self.manner])
@@ -223,6 +225,16 @@ class Judge(FakeBackend):
         else:
             self.script = [Step(text="yes" if "same" in text else "no!!")]
         return await super().complete(call)
+
+
+class Small(FakeBackend):
+    async def complete(self, call: Any) -> Any:
+        text = call.body["messages"][-1]["content"]
+        self.script = [Step(text={"a": "no", "b": "no!!!", "same": "yes"}[text])]
+        return await super().complete(call)
+
+
+QUARRELS = [{"id": name, "prompt": name} for name in ("a", "b", "same")]
 
 
 @pytest.mark.parametrize(
@@ -234,19 +246,9 @@ class Judge(FakeBackend):
 async def test_a_judge_is_asked_in_both_orders(
     setup: Setup, label: Command, tmp_path: Path, manner: str, scores: dict[str, Any], told_of: str
 ) -> None:
-    setup.small = Judge("small/0", "tiny")
-    setup.frontier = Judge("frontier/0", "huge")
+    setup.small, setup.frontier = Small("small/0", "tiny"), Judge("frontier/0", "huge")
     setup.frontier.manner = manner
-
-    class Small(Judge):
-        async def complete(self, call: Any) -> Any:
-            text = call.body["messages"][-1]["content"]
-            self.script = [Step(text={"a": "no", "b": "no!!!", "same": "yes"}[text])]
-            return await FakeBackend.complete(self, call)
-
-    setup.small = Small("small/0", "tiny")
-    rows = [{"id": name, "prompt": name} for name in ("a", "b", "same")]
-    file, out = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "outcomes.jsonl"
+    file, out = write_lines(tmp_path / "in.jsonl", QUARRELS), tmp_path / "outcomes.jsonl"
     async with running(setup) as gateway:
         words = [str(file), "--out", str(out), "--url", gateway.url, "--max-usd", "5"]
         code, told = await label(*words)
@@ -254,7 +256,8 @@ async def test_a_judge_is_asked_in_both_orders(
         code, told = await label(*words, "--judge", "frontier")
         assert code == 0 and told_of in told, told
         before = asked(setup)
-        assert (await label(*words, "--judge", "frontier"))[0] == 0 and asked(setup) == before
+        assert (await label(*words, "--judge", "frontier"))[0] == 0
+        assert asked(setup) - before == (2 if manner == "vague" else 0)  # the verdicts that were none, and only those
     found = {row["id"]: row for row in read_lines(out)}
     assert {
         n: (r["models"]["small"]["correct"], r["models"]["frontier"]["correct"]) for n, r in found.items()
@@ -262,6 +265,38 @@ async def test_a_judge_is_asked_in_both_orders(
     assert {row["scored_by"] for row in found.values()} == {"judge:frontier"}
     if manner == "fair":
         assert found["a"]["judge_cost_usd"] > 0 and "judge_cost_usd" not in found["same"]
+
+
+async def test_a_verdict_that_was_none_is_asked_for_again_and_paid_for(
+    setup: Setup, label: Command, tmp_path: Path
+) -> None:
+    setup.small, judge = Small("small/0", "tiny"), Judge("frontier/0", "huge")
+    setup.frontier, judge.manner = judge, "vague"
+    file, out = write_lines(tmp_path / "in.jsonl", QUARRELS), tmp_path / "outcomes.jsonl"
+    async with running(setup) as gateway:
+        words = [str(file), "--out", str(out), "--url", gateway.url, "--judge", "frontier", "--parallel", "1"]
+        code, told = await label(*words, "--max-usd", "5")
+        assert code == 0 and "2 unjudged" in told and "but for verdicts that were none" in told
+        spent = sum(row["cost_nusd"] for row in await gateway.rows()) / 1e9
+        code, told = await label(*words, "--max-usd", f"{spent:.6f}")
+        assert code == 1 and judge.judged == 2 and "raise --max-usd" in told  # it is for all runs together
+        judge.manner = "fair"
+        answers = asked(setup) - judge.judged
+        code, told = await label(*words, "--max-usd", "5")
+        assert code == 0 and "run the same" not in told and judge.judged == 6  # both in both orders
+        assert asked(setup) - judge.judged == answers
+        assert (await label(*words, "--max-usd", "5"))[0] == 0 and judge.judged == 6
+    assert {row["id"] for row in read_lines(out)} == {"a", "b", "same"}
+
+
+async def test_what_cannot_have_a_label_is_not_to_be_tried_again(setup: Setup, label: Command, tmp_path: Path) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step(text="")])
+    setup.frontier = FakeBackend("frontier/0", "huge", script=[Step(text="")])
+    file, out = write_lines(tmp_path / "in.jsonl", QUARRELS), tmp_path / "outcomes.jsonl"
+    async with running(setup) as gateway:
+        words = [str(file), "--out", str(out), "--url", gateway.url, "--max-usd", "5", "--judge", "frontier"]
+        code, told = await label(*words)
+    assert code == 1 and "3 empty" in told and "run the same" not in told
 
 
 async def test_traffic_is_exported_labelled_and_learned_from(

@@ -328,3 +328,19 @@ async def test_texts_are_written_while_requests_come(keeping: Setup, monkeypatch
             while not texts.size_bytes(gateway.store):
                 await asyncio.sleep(0.02)
         task.cancel()
+
+
+async def test_a_tenant_deleted_while_its_texts_wait_leaves_none(keeping: Setup) -> None:
+    keeping.small = FakeBackend("small/0", "tiny", script=[Step(text=ANSWER), Step(text=ANSWER, delay_s=0.4)])
+    async with running(keeping) as gateway:
+        counts = gateway.texts.counts = Counted()  # type: ignore[assignment]
+        await gateway.ask(ASKED)
+        under_way = asyncio.create_task(gateway.ask(ASKED + " Now."))
+        while len(keeping.small.calls) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(gateway.store.delete_tenant, "default")
+        await gateway.texts.flush()
+        await under_way
+        assert await kept(gateway) == []
+    assert counts.outcomes == {"deleted": 2}
+    nothing_unredacted_on_disk(keeping.folder)
