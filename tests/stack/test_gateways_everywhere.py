@@ -86,7 +86,12 @@ def test_a_killed_gateway_of_a_node_leaves_one_row_each(nodes: Nodes) -> None:
     machine = nodes.net.machines[1]
     before = {row["request_id"] for row in nodes.rows()}
     victim = gateway_of(machine)
-    answers = nodes.load(160, "gateway-killed", victim.kill, machine)
+
+    def blow() -> None:
+        time.sleep(0.2)  # until those just sent have come to it
+        victim.kill()
+
+    answers = nodes.load(160, "gateway-killed", blow, machine)
     new = until(lambda: settled(nodes, before, answers), 30, "rows of what was answered")
     assert new["lost"] and sum(new.values()) <= len(answers), "some were under way"
     print(f"{len(answers)} requests, {sum(a.well for a in answers)} answered; rows: {dict(new)}")
