@@ -17,6 +17,7 @@ FarthingError                    http  code                          who is at f
 ├── UpstreamError                                                    a backend; another backend or tier may do
 │   ├── Overloaded               503   overloaded                    its queue or our quota there is full
 │   ├── Unavailable              502   upstream_unavailable          no connection, 5xx
+│   │   └── NotUp                503   upstream_unavailable          nobody there to ask yet, or just now
 │   ├── UpstreamTimeout          504   upstream_timeout
 │   ├── ProtocolViolation        502   upstream_protocol             it answered what cannot be read
 │   ├── KeyRejected              502   upstream_auth                 not retried: the provider cools down
@@ -141,6 +142,12 @@ class WouldBeLate(Overloaded):
 
 class Unavailable(UpstreamError):
     retryable = True
+
+
+class NotUp(Unavailable):
+    """Nobody was asked: the engine is starting, or all are left alone for a while after failures."""
+
+    http_status = 503
 
 
 class UpstreamTimeout(UpstreamError):

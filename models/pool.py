@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from models.backend import Backend, SilentObserver, UpstreamObserver
 from models.breaker import Breaker, BreakerPolicy
-from models.errors import DeadlineExceeded, FarthingError, Overloaded, Unavailable
+from models.errors import DeadlineExceeded, FarthingError, NotUp, Overloaded
 from models.pace import Pace
 from models.retry import RetryPolicy, next_wait_s
 from models.types import Call, Chunk, Completion
@@ -105,7 +105,7 @@ class Pool:
     async def ask(self, call: Call, model: str | None = None) -> Reply:
         """One answer, or the first content of one. `model` narrows to the backends that carry it.
 
-        Raises what the last attempt raised, DeadlineExceeded, or Unavailable when no backend may be asked now.
+        Raises what the last attempt raised, DeadlineExceeded, or NotUp when no backend may be asked now.
         """
         attempt = 0
         tried: _Member | None = None
@@ -154,7 +154,7 @@ class Pool:
         if not able:
             waits = [m.breaker.wait_s() for m in self._able(model)]
             busy = any(m.breaker.state != "open" for m in self._able(model))
-            kind = Overloaded if busy else Unavailable
+            kind = Overloaded if busy else NotUp
             raise kind(f"{self.name}: no backend can be asked now", retry_after_s=min(waits, default=1.0))
         return min(able, key=lambda m: (m is tried, m.in_flight))
 

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -24,7 +23,6 @@ from router.policy import RuleDecider
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.backends import build_tiers, tier_facts
-from serving.cache.exact import CacheLimits, ExactCache
 from serving.capacity import Capacity
 from serving.cascade import Cascading
 from serving.config import Config, EngineBackend, MembersBackend
@@ -33,16 +31,15 @@ from serving.engine_plan import local_facts, member_facts
 from serving.flights import Flights
 from serving.gateway import Gateway, GatewaySettings
 from serving.job import Opening, Outcome
-from serving.ledger import texts
 from serving.ledger.allowance import Allowance, LedgerUnreachable
 from serving.ledger.grants import Budgets, Lease, LeaseRequest
 from serving.ledger.journal import Journal
-from serving.ledger.keys import KeyTable, loader
-from serving.ledger.store import Store
+from serving.ledger.keys import KeyTable
 from serving.memory import Memory
 from serving.pipeline import Pipeline, keep_nothing
 from serving.runtime import Runtime, read_secret
 from serving.semantic import RouterCalls, Semantics
+from serving.shared import Away, Here
 from serving.side import SideRoutes
 from serving.status import Status
 from serving.stored import StoredAnswers
@@ -101,9 +98,8 @@ class GatewayProcess:
     flights: Flights[Opening, Outcome]
     journal: Journal
     tiers: Tiers
-    cache: ExactCache | None
     session: aiohttp.ClientSession
-    store: Store
+    shared: Here | Away
     drain_s: float
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     semantics: Semantics | None = None
@@ -129,29 +125,23 @@ class GatewayProcess:
             if tier.pool is not None:
                 await tier.pool.aclose()
         await self.session.close()
-        if self.cache is not None:
-            await self.cache.close()
         self.journal.stop()
-        self.store.close()
+        await self.shared.close()
 
 
 async def build_gateway(
-    config: Config, runtime: Runtime, replica: str, router: RouterCalls, lease: LeaseCall
+    config: Config, runtime: Runtime, replica: str, router: RouterCalls, lease: LeaseCall, shared: Here | Away
 ) -> GatewayProcess:
-    """One gateway replica. `router` and `lease` (the ledger) reach other processes; both may fail."""
+    """One gateway replica. `router`, `lease` (the ledger) and what is shared reach other processes; all may fail."""
     metrics = GatewayMetrics()
     session = make_session()
     built = build_tiers(config, runtime, session, metrics)
     tiers = built.tiers
-    store = await asyncio.to_thread(Store.open, config.ledger_url)
-    table = KeyTable(loader(store))
+    table = KeyTable(shared.load)
     await table.refresh()
     journal = Journal(runtime.journal, replica)
     allowance = Allowance(journal.owner, _leases(lease), _budgets(config))
     accounts = Accounts(journal, allowance, metrics, tiers)
-    exact = config.cache.exact
-    limits = CacheLimits(exact.max_mib * MIB, exact.memory_mib * MIB, ttl_s=float(exact.ttl_s))
-    cache = await ExactCache.open(runtime.cache_file, limits) if exact.enabled else None
     flights: Flights[Opening, Outcome] = Flights()
     decide = RemoteDecider(
         router.decide,
@@ -163,13 +153,17 @@ async def build_gateway(
     version = policy_version(config)
     semantics = _semantics(config, router)
     cascade = await asyncio.to_thread(build_cascade, config, metrics)
-    text_log = TextLog(config.texts, partial(texts.put, store), metrics) if config.texts.enabled else None
+    text_log = TextLog(config.texts, shared.save, metrics) if config.texts.enabled else None
     keep = text_log.keep if text_log is not None else keep_nothing
-    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, cache, semantics), accounts, keep, cascade)
+    pipeline = Pipeline(tiers, decide, flights, Memory(tiers, shared.cache, semantics), accounts, keep, cascade)
     status = Status(tiers, version, runtime.metrics if runtime.metrics_in_service else None, time.time())
     capacity = Capacity(config.gateway.max_in_flight, runtime.draining_file)
     door = Admission(table, config.auth_required, allowance, capacity, read_secret(runtime.operator_token_file))
-    stored = StoredAnswers(cache, router if semantics is not None else None, store, door)
+    stored = (
+        StoredAnswers(shared.cache, router if semantics is not None else None, shared.store, door)
+        if isinstance(shared, Here)
+        else shared.passes_on(session)
+    )
     encoder = config.embedding.model if config.embeds else ""
     side = SideRoutes(door, accounts, router, stored, config.gateway.deadline_s, encoder)
     app = Gateway(_settings(config), pipeline, door, status, version, side)
@@ -181,8 +175,10 @@ async def build_gateway(
     ]
     if text_log is not None:
         tasks.append(asyncio.create_task(text_log.keep_writing(), name="texts"))
+    if isinstance(shared, Away):
+        tasks.append(asyncio.create_task(shared.courier.keep(), name="courier"))
     drain_s = config.gateway.drain_s
-    return GatewayProcess(app, flights, journal, tiers, cache, session, store, drain_s, tasks, semantics, text_log)
+    return GatewayProcess(app, flights, journal, tiers, session, shared, drain_s, tasks, semantics, text_log)
 
 
 def build_cascade(config: Config, metrics: GatewayMetrics) -> Cascading | None:

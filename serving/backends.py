@@ -126,7 +126,7 @@ def _together(each: Iterator[Capabilities]) -> Capabilities:
 def _members_file(backend: Configured, runtime: Runtime) -> Path | None:
     """Where its members are listed, if they come and go: boxes, and engines on the nodes of a cluster."""
     if isinstance(backend, MembersBackend):
-        return backend.file
+        return runtime.members_file(backend.file)
     return runtime.engines_file if isinstance(backend, EngineBackend) and runtime.clustered else None
 
 

@@ -8,24 +8,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import TypeVar
 
 from aiohttp import web
 
-from models.errors import StartError
 from serving import members
+from serving.admin_port import open_admin_port
 from serving.config import Config, MembersBackend, Tier
+from serving.desk import Desk
 from serving.elsewhere import Elsewhere, listing_files
 from serving.engine_plan import local_facts, local_tier, member_facts
 from serving.ledger import texts
 from serving.ledger.grants import Budgets, Grants, Lease, LeaseRequest
+from serving.ledger.inbox import AWAY, Inbox, Piece, Taken
 from serving.ledger.store import Store, epoch_ms, midnight_ms
 from serving.ledger.writer import IngestStats, Writer
 from serving.runtime import Runtime
-from serving.telemetry import CONTENT_TYPE, NodeMetrics, exposition, forget_dead, read_gpus
+from serving.shared import open_cache
+from serving.telemetry import NodeMetrics, forget_dead, read_gpus
 
 INGEST_EVERY_S = 0.2
 NODE_EVERY_S = 5.0
@@ -53,23 +56,33 @@ class Bookkeeper:
         self._elsewhere = Elsewhere(listing_files(config, runtime))
 
     async def start(self) -> None:
-        self._writer, self._store, self._grants = await self._in_thread(self._open)
+        self._writer, self._store, self._inbox, self._grants = await self._in_thread(self._open)
+        every = self._config.gateway.nodes == "every"
+        cache = await open_cache(self._config, self._runtime) if every else None
+        self.desk = Desk(self._config, self._runtime, self._store, cache, self._take)
         self._tasks = [asyncio.create_task(self._ingest()), asyncio.create_task(self._tend_node())]
         if not self._runtime.metrics_in_service and self._runtime.admin_port is not None:
-            await self._serve_metrics(self._runtime.admin_port)
+            self._admin = await open_admin_port(self._runtime.metrics, self._runtime.admin_port)
 
-    def _open(self) -> tuple[Writer, Store, Grants]:
+    def _open(self) -> tuple[Writer, Store, Inbox, Grants]:
         store = Store.open(self._config.ledger_url)
         writer = Writer(store, self._runtime.journal)
+        inbox = Inbox(self._runtime.journal)
         first = writer.ingest_once()
         usd = self._config.budget.frontier_usd_per_day
         budgets = Budgets(deployment_nusd_per_day=None if usd is None else int(usd * NUSD_PER_USD))
         grants = Grants(budgets, store.spend_since(midnight_ms(epoch_ms())), writer.owners())
         grants.ingested(IngestStats(started_ms=first.started_ms, ended=first.ended))
-        return writer, store, grants
+        return writer, store, inbox, grants
 
     async def lease(self, request: LeaseRequest) -> Lease:
-        return self._grants.lease(request)
+        lease = self._grants.lease(request)
+        if request.replica.startswith(AWAY):  # what its node has written by its own clock, and has come here
+            lease = replace(lease, ingested_ms=self._inbox.read_ms(request.replica))
+        return lease
+
+    async def _take(self, pieces: Sequence[Piece], cuts: Mapping[str, int]) -> Taken:
+        return await self._in_thread(self._inbox.take, pieces, cuts)
 
     def check(self) -> None:
         """Raises when the ledger has stopped taking rows; Ray Serve then starts another writer."""
@@ -83,11 +96,13 @@ class Bookkeeper:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._admin is not None:
             await self._admin.cleanup()
+        await self.desk.close()
         await self._in_thread(self._finish)
         self._thread.shutdown()
 
     def _finish(self) -> None:
         try:
+            self._inbox.close()
             self._writer.ingest_once()
             self._note_uptime()
         except Exception:  # the process's edge: a database that is gone must not keep it from ending
@@ -99,12 +114,17 @@ class Bookkeeper:
     async def _ingest(self) -> None:
         while True:
             try:
-                stats = await self._in_thread(self._writer.ingest_once)
-                self._account(stats)
+                self._account(await self._in_thread(self._read))
                 self._passed_s = time.monotonic()
             except Exception:  # the edge of a background task: a database that is locked or gone is tried again
                 log.exception("the journals could not be taken into the ledger; trying again")
             await asyncio.sleep(INGEST_EVERY_S)
+
+    def _read(self) -> IngestStats:
+        self._inbox.release_silent()
+        stats = self._writer.ingest_once()
+        self._inbox.passed()
+        return stats
 
     def _account(self, stats: IngestStats) -> None:
         self._grants.ingested(stats)
@@ -157,23 +177,6 @@ class Bookkeeper:
             self._store.extend_uptime(name, since_ms, now_ms, per_hour)
         for name in [known for known in self._boxes if known.startswith(f"{tier.name}/") and known not in present]:
             del self._boxes[name]
-
-    async def _serve_metrics(self, port: int) -> None:
-        folder: Path = self._runtime.metrics
-
-        async def metrics(_request: web.Request) -> web.Response:
-            return web.Response(body=exposition(folder), headers={"content-type": CONTENT_TYPE})
-
-        app = web.Application()
-        app.router.add_get("/metrics", metrics)
-        self._admin = web.AppRunner(app, access_log=None)
-        await self._admin.setup()
-        try:
-            await web.TCPSite(self._admin, "127.0.0.1", port).start()
-        except OSError as exc:
-            raise StartError(
-                f"the admin port {port} cannot be used: {exc.strerror}; set another listen.admin_port"
-            ) from exc
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

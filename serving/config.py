@@ -203,7 +203,8 @@ class Cache(_Frozen):
 
 
 class Gateway(_Frozen):
-    replicas: Positive = 1
+    nodes: Literal["head", "every"] = "head"  # of a cluster: where gateways, and addresses to call, are
+    replicas: Positive = 1  # on each of them
     max_in_flight: Positive = 512
     max_body_mib: Positive = 20
     max_messages: Positive = 2_000

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
@@ -22,6 +23,12 @@ from serving.deciding import Refusal
 from serving.ledger.grants import Lease, LeaseRequest
 from serving.runtime import Runtime, read_secret
 from serving.semantic import Embedded
+
+if TYPE_CHECKING:
+    from serving.cache.exact import Entry
+    from serving.desk import Parcel, Receipt
+    from serving.ledger.keys import KeySnapshot
+    from serving.ledger.texts import Kept
 
 GC_YOUNG_OBJECTS = 20_000
 """Instead of 700: looking for cycles took 6 % of a cached answer, and a gateway makes hardly any."""
@@ -99,6 +106,21 @@ class Ledger:
     async def lease(self, request: LeaseRequest) -> Lease:
         return await self._inside.lease(request)
 
+    async def ship(self, parcel: Parcel) -> Receipt:
+        return await self._inside.desk.ship(parcel)
+
+    async def keys(self, version: int) -> KeySnapshot | None:
+        return await self._inside.desk.keys(version)
+
+    async def recall(self, key: bytes) -> tuple[Entry | None, int]:
+        return await self._inside.desk.recall(key)
+
+    async def keep(self, entry: Entry, epoch: int) -> None:
+        await self._inside.desk.keep(entry, epoch)
+
+    async def keep_texts(self, kept: Sequence[Kept]) -> int:
+        return await self._inside.desk.keep_texts(kept)
+
     async def check_health(self) -> None:
         self._inside.check()
 
@@ -107,21 +129,27 @@ class Ledger:
 
 
 class Gateway:
-    """The HTTP face; the application is built by `serving/app.py`."""
+    """The HTTP face; the application is built by `serving/app.py`. `home` is the head's address."""
 
     async def __init__(  # type: ignore[misc] # Ray Serve awaits the constructors of its replicas
-        self, config: Config, runtime: Runtime, router: DeploymentHandle, ledger: DeploymentHandle
+        self, config: Config, runtime: Runtime, home: str, router: DeploymentHandle, ledger: DeploymentHandle
     ) -> None:
         bind_to_node()
         from serving.app import build_gateway
-
-        async def lease(request: LeaseRequest) -> Lease:
-            answer: Lease = await ledger.lease.remote(request)
-            return answer
+        from serving.ledger.inbox import AWAY
+        from serving.shared import Away, Here, open_away, open_here
 
         gc.set_threshold(GC_YOUNG_OBJECTS)
-        replica = serve.get_replica_context().replica_id.unique_id
-        self._inside = await build_gateway(config, runtime, replica, _RouterCalls(router), lease)
+        head, replica = _LedgerCalls(ledger), serve.get_replica_context().replica_id.unique_id
+        address = ray.util.get_node_ip_address()
+        shared: Here | Away
+        if runtime.clustered and address != home:
+            runtime, replica = runtime.on_node(address), f"{AWAY}{address}-{replica}"
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(runtime.metrics)  # before there is any metric
+            shared = await open_away(config, runtime, head, f"http://{home}:{config.listen.port}")
+        else:
+            shared = await open_here(config, runtime)
+        self._inside = await build_gateway(config, runtime, replica, _RouterCalls(router), head.lease, shared)
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked through again and again
 
@@ -163,6 +191,35 @@ class _RouterCalls:
     async def embed(self, texts: list[str]) -> Embedded:
         answer: Embedded = await self._router.embed.remote(texts)
         return answer
+
+
+class _LedgerCalls:
+    """`serving.desk.Head` over a handle."""
+
+    def __init__(self, ledger: DeploymentHandle) -> None:
+        self._ledger = ledger
+
+    async def lease(self, request: LeaseRequest) -> Lease:
+        answer: Lease = await self._ledger.lease.remote(request)
+        return answer
+
+    async def ship(self, parcel: Parcel) -> Receipt:
+        answer: Receipt = await self._ledger.ship.remote(parcel)
+        return answer
+
+    async def keys(self, version: int) -> KeySnapshot | None:
+        answer: KeySnapshot | None = await self._ledger.keys.remote(version)
+        return answer
+
+    async def recall(self, key: bytes) -> tuple[Entry | None, int]:
+        answer: tuple[Entry | None, int] = await self._ledger.recall.remote(key)
+        return answer
+
+    async def keep(self, entry: Entry, epoch: int) -> None:
+        await self._ledger.keep.remote(entry, epoch)
+
+    async def keep_texts(self, kept: Sequence[Kept]) -> int:
+        return int(await self._ledger.keep_texts.remote(kept))
 
 
 class Engine:

@@ -15,8 +15,9 @@ import orjson
 
 from models.types import Deadline, Json
 from router.decision import Fresh, Lookup
-from serving.cache.exact import Entry, ExactCache
+from serving.cache.exact import Entry
 from serving.cache.key import prompt_fingerprint, storable
+from serving.cache.remote import AnswerCache
 from serving.job import Job, Outcome
 from serving.ledger.row import Row
 from serving.request_id import new_id
@@ -36,7 +37,7 @@ class Memory:
     """Both caches as an answer meets them."""
 
     tiers: Tiers
-    cache: ExactCache | None
+    cache: AnswerCache | None
     semantics: Semantics | None
 
     def remember(self, job: Job, outcome: Outcome, ask: AskAside) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.errors import ConfigError
+from serving import haproxy
 from serving.config import RayCluster
 from serving.runtime import read_secret, without_secrets, write_secret
 
@@ -45,19 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def become_node(arguments: argparse.Namespace) -> int:
     """Does not return: this process becomes `ray start --block`, and ending it ends the node. Raises ConfigError."""
     line = command(arguments)
-    clean = environment(os.environ, token_file(arguments.token_file, make=arguments.head))
+    token = token_file(arguments.token_file, make=arguments.head)
+    clean = environment(os.environ, token, _own_address(arguments))
     print(f"farthing: {' '.join(line[1:])}", file=sys.stderr, flush=True)
     os.execve(line[0], line, clean)
 
 
 def command(arguments: argparse.Namespace) -> list[str]:
     """`ray start` for this node, without the dashboard: its job API runs what it is sent."""
-    if arguments.head and not arguments.ip:
-        raise ConfigError("--head needs --ip, the address at which the other nodes reach this machine")
-    ip = arguments.ip or _address_towards(arguments.join)
     head = ["--head", f"--port={arguments.port}", "--include-dashboard=false"]
     where = head if arguments.head else [f"--address={arguments.join}"]
-    fixed = [f"--node-ip-address={ip}", "--disable-usage-stats", "--block"]
+    fixed = [f"--node-ip-address={_own_address(arguments)}", "--disable-usage-stats", "--block"]
     return [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *fixed, *arguments.ray]
 
 
@@ -76,15 +75,22 @@ def token_file(path: Path, *, make: bool) -> Path:
     return path
 
 
-def environment(environ: Mapping[str, str], token: Path) -> dict[str, str]:
+def environment(environ: Mapping[str, str], token: Path, address: str) -> dict[str, str]:
     """Every process of the node inherits it. Keys of providers have no business here: gateways are given theirs."""
     clean = without_secrets(dict(environ))
     paths = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH", "")]))
-    return {**clean, **RAYLET, **with_token(token), "PYTHONPATH": paths}
+    return {**clean, **RAYLET, **haproxy.on_node(address), **with_token(token), "PYTHONPATH": paths}
 
 
 def with_token(token: Path) -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+def _own_address(arguments: argparse.Namespace) -> str:
+    """Where the other nodes reach this machine. Raises ConfigError."""
+    if arguments.head and not arguments.ip:
+        raise ConfigError("--head needs --ip, the address at which the other nodes reach this machine")
+    return str(arguments.ip or _address_towards(arguments.join))
 
 
 def _address_towards(address: str) -> str:

@@ -70,11 +70,14 @@ class Pipeline:
             if job.lookup is None:
                 job.allow_miss()
             return None
-        job.epoch = self.memory.cache.epoch(job.cache_key)
         if not job.reads_cache:
+            job.epoch = await self.memory.cache.began(job.cache_key)
             job.row.cache = "bypass"
             return None
         entry = await self.memory.cache.get(job.cache_key)
+        job.epoch = self.memory.cache.epoch(
+            job.cache_key
+        )  # after the look-up, by which another node's gateway hears of deletions
         if entry is None and job.lookup is None:
             job.allow_miss()
         return entry

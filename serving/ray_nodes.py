@@ -1,7 +1,8 @@
 """Running on a Ray cluster of several nodes that `python -m serving node` started: whether it will do, where its
-engines are, and how to leave it as it was found.
+engines and gateways are, and how to leave it as it was found.
 
-Gateways, router and ledger stay on the head, beside their state; engines go wherever there is room. Knows Ray.
+Router and ledger stay on the head, beside their state, and gateways too unless every node is to have some; engines go
+wherever there is room. Knows Ray.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
 from models.errors import ConfigError, StartError
-from serving.config import Config
+from serving import haproxy
+from serving.config import Config, HttpBackend
 from serving.engine_plan import EnginePlan
 from serving.node import RAYLET, ROOT, token_file, with_token
 from serving.runtime import Runtime, engine_prefix
 
+GATEWAY = "Gateway"
 APPLICATIONS = frozenset({"gateway", "engine"})
 ROOMS = ("models", "router", "serving")
 HEAD_RESOURCE = "node:__internal_head__"
@@ -57,22 +61,49 @@ def join(config: Config, plan: EnginePlan | None, for_all: Mapping[str, str], te
     own = next(node for node in nodes if node["NodeID"] == here)
     if HEAD_RESOURCE not in own["Resources"]:
         raise ConfigError("run this on the head node: gateways and their state live there")
-    _survey({node["NodeID"]: node["NodeManagerAddress"] for node in nodes}, plan)
+    _survey({node["NodeID"]: node["NodeManagerAddress"] for node in nodes}, needs(config, plan))
     _make_room(tell)
     tell(f"{len(nodes)} nodes: {', '.join(sorted(node['NodeManagerAddress'] for node in nodes))}")
     return str(own["NodeManagerAddress"])
 
 
-def _survey(nodes: Mapping[str, str], plan: EnginePlan | None) -> None:
+def nodes() -> int:
+    """How many are alive."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a node must have. `paths` are of files and folders that the configuration names; `state` is to be made."""
+
+    weights: str | None = None
+    code: str = ""
+    paths: tuple[str, ...] = ()
+    state: str | None = None
+
+
+def needs(config: Config, plan: EnginePlan | None) -> Needs:
+    weights = None if plan is None else str(plan.weights)
+    if config.gateway.nodes == "head":
+        return Needs(weights, code_digest())
+    acts = config.routing.cascade.artifacts if config.routing.cascade.mode == "act" else None
+    certificates = [b.ca_file for tier in config.tiers for b in tier.backends if isinstance(b, HttpBackend)]
+    named = [path for path in (config.routing.artifacts, acts, *certificates) if path is not None]
+    state = str(config.state_dir.resolve())
+    return Needs(weights, code_digest(), tuple(str(path) for path in named), state)
+
+
+def _survey(nodes: Mapping[str, str], needs: Needs) -> None:
     """Ask each node for what must be there. Raises StartError naming all that lack something."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    weights = None if plan is None else str(plan.weights)
     asked = {
         address: ray.remote(lacking)
         .options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-        .remote(weights, code_digest())
+        .remote(needs)
         for node, address in nodes.items()
     }
     complaints = []
@@ -90,22 +121,31 @@ def _survey(nodes: Mapping[str, str], plan: EnginePlan | None) -> None:
 def code_digest() -> str:
     """Of this checkout's code: two nodes with the same run the same."""
     digest = hashlib.sha256()
-    for path in sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py")):
+    for path in sorted(file for room in ROOMS for kind in ("*.py", "*.sh") for file in (ROOT / room).rglob(kind)):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def lacking(weights: str | None, code: str) -> list[str]:
+def lacking(needs: Needs) -> list[str]:
     """What this node lacks, as the end of a sentence. Runs on every node."""
+    haproxy.sweep()
     missing = []
-    if code_digest() != code:
+    if code_digest() != needs.code:
         missing.append(f"has other code in {ROOT}: check out the same commit there, and start its node anew")
     if os.environ.get("RAY_AUTH_MODE") != "token":
         missing.append("asks nobody for a token: whoever reaches its ports runs code there")
-    if any(os.environ.get(name) != value for name, value in RAYLET.items()):
+    ours = {**RAYLET, "FARTHING_NODE_ADDRESS": os.environ.get("FARTHING_NODE_ADDRESS", "?")}
+    if any(os.environ.get(name) != value for name, value in ours.items()):
         missing.append("was not started by `python -m serving node`")
-    if weights is not None and not Path(weights).is_dir():
-        missing.append(f"has no weights in {weights}: prepare them there, at the same path")
+    if needs.weights is not None and not Path(needs.weights).is_dir():
+        missing.append(f"has no weights in {needs.weights}: prepare them there, at the same path")
+    absent = [path for path in needs.paths if not Path(path).exists()]
+    missing += [f"has no {path}: its gateway reads it, at the same path" for path in absent]
+    if needs.state is not None:
+        try:
+            Path(needs.state).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as exc:
+            missing.append(f"cannot keep journals in {needs.state}: {exc.strerror}")
     return missing
 
 
@@ -143,48 +183,97 @@ class Roster:
     """
 
     runtime: Runtime
-    plan: EnginePlan
+    plan: EnginePlan | None
     tell: Tell
+    port: int = 0
+    per_node: int = 0  # gateways on every node; 0: they are all on the head, and nobody looks for them
+    gateways: list[str] = field(default_factory=list)  # where one can be called, the head first
     _known: list[str] = field(default_factory=list)
     _trouble: str = ""
+    _wanted: int = 0
+
+    @property
+    def watches(self) -> bool:
+        return self.plan is not None or self.per_node > 0
 
     def look(self) -> None:
         """Takes a few milliseconds. While the controller does not answer, what is known stays."""
         try:
-            found = self._engines()
+            if self.plan is not None:
+                self._look_for_engines(self.plan)
+            if self.per_node:
+                self._look_for_gateways(self.per_node)
         except Exception as exc:  # noqa: BLE001 - the edge to Ray: its controller may be starting anew
             if self._trouble != type(exc).__name__:
                 self._trouble = type(exc).__name__
-                self.tell(f"where the engines are cannot be asked just now ({self._trouble})")
+                self.tell(f"where engines and gateways are cannot be asked just now ({self._trouble})")
             return
         self._trouble = ""
+
+    def _look_for_engines(self, plan: EnginePlan) -> None:
+        prefix = engine_prefix(plan.tier)
+        found = sorted(f"http://{ip}:{port}{prefix}/v1" for ip, port in _replicas("engine"))
         if found != self._known or not self.runtime.engines_file.exists():
-            self._write(found)
+            self._write(plan, found)
             self._known = found
             self.tell(f"engines: {', '.join(found) or 'none'}")
 
-    def _engines(self) -> list[str]:
+    def _look_for_gateways(self, per_node: int) -> None:
+        """A node is called where a gateway of its own runs behind a healthy proxy. As nodes join, gateways are asked
+        for; a lost node's wait for it to come back."""
         import ray
-        from ray.serve._private.common import RequestProtocol
+        from ray import serve
+        from ray.serve._private.common import DeploymentID
         from ray.serve.context import _get_global_client
+        from ray.serve.schema import ProxyStatus
 
-        # The list that HAProxy is given; there is no public way to it while HAProxy is used.
-        asked = _get_global_client()._controller.get_target_groups.remote("engine", True)
-        prefix = engine_prefix(self.plan.tier)
-        return sorted(
-            f"http://{target.ip}:{target.port}{prefix}/v1"
-            for group in ray.get(asked, timeout=LOOK_LIMIT_S)
-            if group.app_name == "engine" and group.protocol == RequestProtocol.HTTP
-            for target in group.targets
-            if target.name.startswith("SERVE_REPLICA::")
-        )
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        if (wanted := len(alive) * per_node) > self._wanted:
+            name = DeploymentID(name=GATEWAY, app_name="gateway")
+            asked = _get_global_client()._controller.update_deployment_replicas.remote(name, wanted)
+            ray.get(asked, timeout=LOOK_LIMIT_S)
+            self._wanted = wanted
+        proxies = {node for node, status in serve.status().proxies.items() if status == ProxyStatus.HEALTHY}
+        have = {ip for ip, _ in _replicas("gateway")}
+        served = [n for n in alive if n["NodeID"] in proxies and n["NodeManagerAddress"] in have]
+        served.sort(key=lambda node: (HEAD_RESOURCE not in node["Resources"], node["NodeManagerAddress"]))
+        found = [f"http://{node['NodeManagerAddress']}:{self.port}" for node in served]
+        if found != self.gateways:
+            self.gateways = found
+            self.tell(f"gateways: {', '.join(found) or 'none'}")
 
-    def _write(self, urls: list[str]) -> None:
+    def _write(self, plan: EnginePlan, urls: list[str]) -> None:
         key = str(self.runtime.engine_token_file)
-        members = [{"url": url, "model": self.plan.model, "key_file": key} for url in urls]
+        members = [{"url": url, "model": plan.model, "key_file": key} for url in urls]
         draft = self.runtime.engines_file.with_suffix(".draft")
         draft.write_text(json.dumps({"version": 1, "members": members}), encoding="utf-8")
         draft.replace(self.runtime.engines_file)
+
+
+def _replicas(application: str) -> list[tuple[str, int]]:
+    """Address and port of each that runs, as HAProxy is told; there is no public way to it while HAProxy is used."""
+    import ray
+    from ray.serve._private.common import RequestProtocol
+    from ray.serve.context import _get_global_client
+
+    asked = _get_global_client()._controller.get_target_groups.remote(application, True)
+    return [
+        (target.ip, target.port)
+        for group in ray.get(asked, timeout=LOOK_LIMIT_S)
+        if group.app_name == application and group.protocol == RequestProtocol.HTTP
+        for target in group.targets
+        if target.name.startswith("SERVE_REPLICA::")
+    ]
+
+
+def undone(runtime: Runtime, gateways: list[str]) -> float:
+    """What gateways on other nodes have still to do while the service drains; a node that has not said so yet counts
+    as one."""
+    try:
+        told = json.loads(runtime.nodes_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        told = {}
+    return float(sum(told.get(urlsplit(url).hostname, 1.0) for url in gateways[1:]))
 
 
 def leave() -> bool:
@@ -221,5 +310,9 @@ def check(config: Config) -> None:
                 raise ConfigError(
                     f"{where}: nodes may differ, so name the profile, and give gpus: 1 for a GPU each, 0 for CPUs"
                 )
-    if config.serve.haproxy is False:
-        raise ConfigError("serve.haproxy: engines on other nodes are reached only with it on")
+    if config.gateway.nodes == "every" and config.listen.loopback:
+        raise ConfigError(
+            "listen.host: with gateway.nodes `every` it is 0.0.0.0, or the head's address for each one's own"
+        )
+    if config.serve.haproxy is False or not haproxy.available():
+        raise ConfigError("serve.haproxy: engines on other nodes are reached only with it on, and its wheel installed")

@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -70,6 +69,8 @@ def run(config: Config, tell: Callable[[str], None]) -> int:
     phases = Phases(tell)
     if config.ray.address is not None:
         ray_nodes.check(config)
+    elif config.gateway.nodes == "every":
+        raise ConfigError("gateway.nodes: there is one node without ray.address")
     else:
         _port_is_free(config.listen)
     with _only_instance(config) as runtime:
@@ -78,25 +79,44 @@ def run(config: Config, tell: Callable[[str], None]) -> int:
         _tell_absent(config, found, tell)
         with phases.phase("preparing the model"):
             plan = plan_engine(config, runtime, tell)
-        sockets = Path(tempfile.mkdtemp(prefix="farthing-"))
+        haproxy.sweep()
+        sockets = haproxy.make_folder()
         for_all = _environment(config, runtime, sockets)
-        roster = ray_nodes.Roster(runtime, plan, tell) if plan is not None and runtime.clustered else None
+        roster = _roster(config, runtime, plan, tell)
         try:
             _start(config, runtime, plan, for_all, phases, stop)
-            if roster is not None:
-                roster.look()
-                stop.wait(2 * LOOK_EVERY_S)  # until every gateway has taken the engines up
+            _settle(roster, stop)
             if not stop.is_set():
-                _announce(config, runtime, phases)
+                _announce(config, runtime, phases, roster.gateways)
                 _watch(stop, roster)
         finally:
             tell("draining and stopping ...")
-            _drain(config, runtime)
+            _drain(config, runtime, roster)
             if _end(runtime):
                 shutil.rmtree(sockets, ignore_errors=True)
             forget_secrets(runtime)
         tell("stopped; the cluster goes on" if runtime.clustered else "stopped; nothing is left running")
     return 0
+
+
+def _roster(config: Config, runtime: Runtime, plan: EnginePlan | None, tell: Callable[[str], None]) -> ray_nodes.Roster:
+    per_node = config.gateway.replicas if config.gateway.nodes == "every" else 0
+    return ray_nodes.Roster(runtime, plan if runtime.clustered else None, tell, config.listen.port, per_node)
+
+
+def _settle(roster: ray_nodes.Roster, stop: threading.Event) -> None:
+    """In a cluster: until each node's proxy is up, and every gateway has taken the engines up."""
+    if not roster.watches:
+        return
+    until_s = time.monotonic() + ROUTE_WAIT_S
+    roster.look()
+    while roster.per_node and len(roster.gateways) < ray_nodes.nodes() and time.monotonic() < until_s:
+        if stop.wait(ROSTER_EVERY_S):
+            return
+        roster.look()
+    if roster.per_node and (without := ray_nodes.nodes() - len(roster.gateways)) > 0:
+        roster.tell(f"{without} nodes have no gateway yet: is port {roster.port} free there?")
+    stop.wait(2 * LOOK_EVERY_S)
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
@@ -168,12 +188,6 @@ def _holder(port: int) -> str:
     return "; choose another with PORT="
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _tell_absent(config: Config, found: dict[str, bool], tell: Callable[[str], None]) -> None:
     for name, present in found.items():
         if not present:
@@ -196,8 +210,8 @@ def _environment(config: Config, runtime: Runtime, sockets: Path) -> dict[str, s
         "TOKENIZERS_PARALLELISM": "false",
     }
     if config.serve.haproxy is not False and haproxy.available():
-        wrapper = haproxy.write_wrapper(sockets, config.listen.host, config.listen.port)
-        ours |= haproxy.environment(sockets, wrapper, free_port(), free_port())
+        every = config.gateway.nodes == "every" and config.listen.host not in ANYWHERE
+        ours |= haproxy.environment(sockets, "" if every else config.listen.host, config.listen.port)
     paths = os.pathsep.join(filter(None, [str(ROOT), clean.get("PYTHONPATH", "")]))
     os.environ.clear()
     os.environ.update({**clean, "PYTHONPATH": paths, **RAYLET, **ours})
@@ -206,6 +220,7 @@ def _environment(config: Config, runtime: Runtime, sockets: Path) -> dict[str, s
     else:
         # Ray takes 127.0.0.1 for "this node's outer address" and listens there, unless told there is no cluster.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.update(haproxy.on_node("127.0.0.1"))  # on other nodes their own start has set it
     told = {name: value for name, value in clean.items() if name.startswith("VLLM_") or name == MODULE_VARIABLE}
     return {**ours, **told}
 
@@ -246,18 +261,20 @@ def _start(
         home = ray_nodes.join(config, plan, for_all, phases.tell) if runtime.clustered else _own_cluster()
         if runtime.clustered:  # what a killed instance left has gone by now, or will in a moment
             _port_is_free(config.listen, within_s=LEFTOVER_WAIT_S)
+            haproxy.sweep()
         _stop_on_signals(stop)  # again: Ray put its own in their place, which print a stack
         proxied = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
         serve.start(
             # Behind HAProxy everything of Ray's stays on loopback; only HAProxy's own socket is bound to `host`.
             http_options={"host": "127.0.0.1" if proxied else config.listen.host, "port": config.listen.port},
-            proxy_location="HeadOnly",
+            proxy_location="EveryNode" if config.gateway.nodes == "every" else "HeadOnly",
             logging_config=RAY_LOGGING,
         )
+    every = config.gateway.nodes == "every"  # then the roster asks for more gateways as nodes join
     serve.run_many(
         [
-            serve.RunTarget(app, name=name, route_prefix=prefix, logging_config=RAY_LOGGING)
-            for name, prefix, app in applications(config, runtime, plan, home)
+            serve.RunTarget(app, name, prefix, logging_config=RAY_LOGGING, external_scaler_enabled=every)
+            for name, prefix, app in applications(config, runtime, plan, home, ray_nodes.nodes())
         ],
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
@@ -315,34 +332,39 @@ def _reason(state: Any) -> str:
     return (errors or lines or ["unknown; see /tmp/ray/session_latest/logs/serve"])[-1]
 
 
-def _announce(config: Config, runtime: Runtime, phases: Phases) -> None:
+def _announce(config: Config, runtime: Runtime, phases: Phases, gateways: list[str]) -> None:
     host = config.listen.host if config.listen.host not in ANYWHERE else "127.0.0.1"
-    url = f"http://{host}:{config.listen.port}"
+    url = gateways[0] if gateways else f"http://{host}:{config.listen.port}"
     ready_s = round(time.monotonic() - phases.started_s, 1)
     record = {"url": url, "pid": os.getpid(), "ready_s": ready_s, "phases_s": phases.taken_s}
     (runtime.run / "instance.json").write_text(json.dumps(record), encoding="utf-8")
     key = ' -H "Authorization: Bearer $FARTHING_KEY"' if config.auth_required else ""
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "What is a farthing?"}]})
-    print(f"ready {url}  (after {ready_s} s)")
+    print(f"ready {' '.join(gateways or [url])}  (after {ready_s} s)")
     print(f"try:  curl -s {url}/v1/chat/completions{key} -H 'content-type: application/json' -d '{body}'", flush=True)
     for tier in config.tiers:
         if tier.local:
             print(f"engine route (internal token needed): {url}{engine_prefix(tier.name)}/v1", flush=True)
 
 
-def _watch(stop: threading.Event, roster: ray_nodes.Roster | None) -> None:
+def _watch(stop: threading.Event, roster: ray_nodes.Roster) -> None:
     while not stop.is_set():
-        if roster is not None:
+        if roster.watches:
             roster.look()
         stop.wait(ROSTER_EVERY_S)
 
 
-def _drain(config: Config, runtime: Runtime) -> None:
-    """Take no new requests and wait for those under way: Serve's own shutdown ends HAProxy first, and them with it."""
+def _drain(config: Config, runtime: Runtime, roster: ray_nodes.Roster) -> None:
+    """Take no new requests and wait for those under way, and for journals on other nodes to come to the head: Serve's
+    own shutdown ends HAProxy first, and them with it."""
     runtime.draining_file.touch()
     until_s = time.monotonic() + config.gateway.drain_s
-    while in_flight(runtime.metrics) and time.monotonic() < until_s:
+    while in_flight(runtime.metrics) or ray_nodes.undone(runtime, roster.gateways):
+        if time.monotonic() > until_s:
+            return
         time.sleep(0.2)
+        if roster.gateways:
+            roster.look()  # a node that dies now is not waited for
 
 
 def _end(runtime: Runtime) -> bool:

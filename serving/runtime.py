@@ -3,14 +3,16 @@
 <state>/                 ledger.db, journal/, cache.db, models/, artifacts/       kept
 <state>/run/             lock, instance.json, engine.token, engines.json,
                          secrets/, metrics/                                       made anew at every start, 0700
+<state>/nodes/ADDRESS/   on another node of a cluster that has gateways: its own journal/ and run/
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.errors import ConfigError
@@ -28,6 +30,11 @@ class Runtime:
     metrics_in_service: bool
     admin_port: int | None = None
     clustered: bool = False  # on a Ray cluster of several nodes, where engines see none of these paths
+    node: str = ""  # the address of the node it is about, where that is not the head
+
+    def on_node(self, address: str) -> Runtime:
+        """The same instance's on another node. Its folder has the node's name: nodes may share a disk."""
+        return replace(self, state=self.state / "nodes" / address.replace(":", "_"), node=address)
 
     @property
     def run(self) -> Path:
@@ -69,6 +76,16 @@ class Runtime:
     def engines_file(self) -> Path:
         """In a cluster of nodes: which engines there are, as members of their tier's pool."""
         return self.run / "engines.json"
+
+    def members_file(self, file: Path) -> Path:
+        """Where members that `file` on the head lists are to be read."""
+        name = hashlib.sha256(str(file).encode()).hexdigest()[:16]
+        return self.run / "members" / f"{name}.json" if self.node else file
+
+    @property
+    def nodes_file(self) -> Path:
+        """While the instance drains: what gateways on other nodes have still to do."""
+        return self.run / "nodes.json"
 
     @property
     def draining_file(self) -> Path:

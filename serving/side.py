@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from models.errors import DeadlineExceeded, FarthingError, ModelNotFound, Unavailable
 from models.types import Json
@@ -27,20 +28,27 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class SideRoutes:
-    """One per gateway replica. `encoder` is the embedding model's name, empty where the service has none."""
+    """One per gateway replica. `encoder` is the embedding model's name, empty where the service has none. `stored` is
+    what knows stored answers: here, or whoever passes the request on to where they are."""
 
     door: Admission
     accounts: Accounts
     router: RouterCalls
-    stored: StoredAnswers
+    stored: StoredAnswers | Handler
     deadline_s: float
     encoder: str = ""
 
     def table(self) -> dict[tuple[str, str], Handler]:
+        stored = self.stored
+        told, deleted = (
+            (partial(self.feedback, stored), partial(self.delete, stored))
+            if isinstance(stored, StoredAnswers)
+            else (stored, stored)
+        )
         return {
             ("POST", "/v1/embeddings"): self.embeddings,
-            ("POST", "/v1/farthing/feedback"): self.feedback,
-            ("DELETE", "/v1/farthing/cache"): self.delete,
+            ("POST", "/v1/farthing/feedback"): told,
+            ("DELETE", "/v1/farthing/cache"): deleted,
         }
 
     async def embeddings(self, exchange: Exchange) -> None:
@@ -87,17 +95,17 @@ class SideRoutes:
         row.input_tokens = found.tokens
         return answer(asked, found)
 
-    async def feedback(self, exchange: Exchange) -> None:
+    async def feedback(self, stored: StoredAnswers, exchange: Exchange) -> None:
         principal = self._known(exchange)
-        told = await self.stored.feedback(principal, await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S))
-        row = await asyncio.to_thread(self.stored.ledger.row, told["request_id"])
+        told = await stored.feedback(principal, await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S))
+        row = await asyncio.to_thread(stored.ledger.row, told["request_id"])
         if row is not None:
             self.accounts.metrics.feedback(row, told["good"])
         await exchange.reply_json(200, told)
 
-    async def delete(self, exchange: Exchange) -> None:
+    async def delete(self, stored: StoredAnswers, exchange: Exchange) -> None:
         principal = self._known(exchange)
-        await exchange.reply_json(200, await self.stored.delete(principal, exchange.query))
+        await exchange.reply_json(200, await stored.delete(principal, exchange.query))
 
     def _known(self, exchange: Exchange) -> Principal:
         try:

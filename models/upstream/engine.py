@@ -15,12 +15,13 @@ from typing import Any
 import aiohttp
 
 from models.backend import Health
-from models.errors import Unavailable
+from models.errors import NotUp, Unavailable
 from models.local.presence import anyone
 from models.types import Call, Json
 from models.upstream.openai import OpenAIBackend
 
 LOOK_EVERY_S = 0.1
+START_S = 10.0  # no engine is up sooner, so a caller may well wait; the pool, which retries within seconds, need not
 
 
 class EngineBackend(OpenAIBackend):
@@ -35,7 +36,7 @@ class EngineBackend(OpenAIBackend):
     @asynccontextmanager
     async def _post(self, path: str, body: Json, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
         if not anyone(self._presence):
-            raise Unavailable(f"{self.name}: the engine is not up")
+            raise NotUp(f"{self.name}: the engine is not up", retry_after_s=START_S)
         async with AsyncExitStack() as stack:
             limit = asyncio.timeout(None)
             try:

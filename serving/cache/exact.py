@@ -74,6 +74,10 @@ class ExactCache:
         """To be read before the answer is asked for and given back with it to `put`."""
         return self._store.epoch_of(key)
 
+    async def began(self, key: bytes) -> int:
+        """`epoch`, for a request that looks nothing up."""
+        return self.epoch(key)
+
     async def get(self, key: bytes) -> Entry | None:
         """Suspends only when this process does not hold the answer itself."""
         epoch = self._notice_deletions(key)

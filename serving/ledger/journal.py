@@ -19,6 +19,8 @@ import os
 import re
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -177,6 +179,21 @@ class Journal:
         for segment in dirty:
             segment.dirty = False
         return [os.dup(s.fd) for s in dirty]
+
+
+@contextmanager
+def looked_at(path: Path) -> Iterator[tuple[int, bool]]:
+    """An open journal, and whether its owner is dead: then its lock is ours until we are done with it."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            orphaned = True
+        except BlockingIOError:
+            orphaned = False
+        yield fd, orphaned
+    finally:
+        os.close(fd)
 
 
 def owner_of(path: Path) -> str:

@@ -11,8 +11,6 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +18,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, delete, select
 
 from models.errors import StartError
-from serving.ledger.journal import SUFFIX, BadLine, owner_of, parse
+from serving.ledger.journal import SUFFIX, BadLine, looked_at, owner_of, parse
 from serving.ledger.row import Row
 from serving.ledger.schema import journals, open_requests
 from serving.ledger.store import Spend, Store, epoch_ms
@@ -97,7 +95,7 @@ class Writer:
         stats = self._unreported
         stats.started_ms, stats.lag_bytes = epoch_ms(), 0
         for path in sorted(self._directory.glob(f"*{SUFFIX}")):
-            with _journal(path) as (fd, orphaned):
+            with looked_at(path) as (fd, orphaned):
                 self._consume(path, fd, stats)
                 if orphaned:
                     self._check_end(path, fd, stats)
@@ -193,21 +191,6 @@ class Writer:
         if lines:
             with (self._directory / REJECTED_FILE).open("ab") as file:
                 file.writelines(line.rstrip(b"\n") + b"\n" for line in lines)
-
-
-@contextmanager
-def _journal(path: Path) -> Iterator[tuple[int, bool]]:
-    """An open journal, and whether its owner is dead: then its lock is ours until we are done with it."""
-    fd = os.open(path, os.O_RDWR)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            orphaned = True
-        except BlockingIOError:
-            orphaned = False
-        yield fd, orphaned
-    finally:
-        os.close(fd)
 
 
 def _read(name: str, fd: int, offset: int, size: int) -> _Chunk:

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from models.errors import Unavailable
+from models.errors import NotUp, Unavailable
 from models.local.presence import announce, anyone
 from models.types import Capabilities
 from models.upstream.engine import EngineBackend
@@ -60,8 +60,9 @@ async def test_nothing_is_sent_to_an_engine_that_is_not_up(session: aiohttp.Clie
     async with server.running(OpenAIServer.path):
         engine = backend(server.url, session, tmp_path)
         assert not (await engine.health()).ready
-        with pytest.raises(Unavailable, match="not up"):
+        with pytest.raises(NotUp, match="not up") as caught:
             await engine.complete(call())
+        assert (caught.value.http_status, caught.value.retry_after_s) == (503, 10.0)
         fd = announce(tmp_path)
         assert (await engine.health()).ready
         assert (await engine.complete(call())).usage is not None

@@ -14,7 +14,7 @@ from serving import node
 from serving.backends import build_tiers
 from serving.config import Config, parse
 from serving.engine_plan import plan_engine
-from serving.ray_nodes import Roster, check, code_digest, lacking
+from serving.ray_nodes import Needs, Roster, check, code_digest, lacking, needs, undone
 from serving.runtime import Runtime
 from serving.telemetry import GatewayMetrics
 
@@ -49,7 +49,9 @@ def test_a_node_without_the_token_or_with_one_that_others_read_is_refused(tmp_pa
 
 
 def test_a_node_inherits_no_secret_and_asks_for_the_token(tmp_path: Path) -> None:
-    found = node.environment({"OPENAI_API_KEY": "sk", "HF_TOKEN": "hf", "PATH": "/bin"}, tmp_path / "token")
+    found = node.environment(
+        {"OPENAI_API_KEY": "sk", "HF_TOKEN": "hf", "PATH": "/bin"}, tmp_path / "token", "192.0.2.1"
+    )
     assert not {"OPENAI_API_KEY", "HF_TOKEN"} & set(found)
     assert found["RAY_AUTH_MODE"] == "token" and found["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
     assert found["PYTHONPATH"].split(os.pathsep)[0] == str(node.ROOT) and found["PATH"] == "/bin"
@@ -88,10 +90,37 @@ def test_nodes_may_differ_so_profile_and_gpus_are_named() -> None:
 def test_a_node_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("RAY_AUTH_MODE", *node.RAYLET):
         monkeypatch.delenv(name, raising=False)
-    assert len(lacking(str(tmp_path / "no-weights"), "another")) == 4
-    for name, value in {**node.RAYLET, "RAY_AUTH_MODE": "token"}.items():
+    assert len(lacking(Needs(str(tmp_path / "no-weights"), "another"))) == 4
+    for name, value in {**node.RAYLET, "RAY_AUTH_MODE": "token", "FARTHING_NODE_ADDRESS": "192.0.2.1"}.items():
         monkeypatch.setenv(name, value)
-    assert lacking(str(tmp_path), code_digest()) == [] == lacking(None, code_digest())
+    assert lacking(Needs(str(tmp_path), code_digest())) == [] == lacking(Needs(None, code_digest()))
+    (tmp_path / "a-file").touch()
+    wants = Needs(None, code_digest(), (str(tmp_path), str(tmp_path / "artifacts")), str(tmp_path / "a-file" / "state"))
+    assert [lack.split()[:2] for lack in lacking(wants)] == [["has", "no"], ["cannot", "keep"]]
+
+
+def test_what_gateways_on_every_node_read_is_asked_for_there(tmp_path: Path) -> None:
+    text = ENGINE + f"routing: {{decider: learned, artifacts: '{tmp_path}'}}\nstate_dir: {tmp_path / 'state'}\n"
+    assert needs(cluster(text), None) == Needs(None, code_digest())
+    every = "gateway: {nodes: every}\nlisten: {host: 0.0.0.0}\n"
+    assert needs(cluster(text + every), None).paths == (str(tmp_path),)
+    assert needs(cluster(text + every), None).state == str(tmp_path / "state")
+
+
+def test_a_gateway_on_every_node_is_not_on_loopback() -> None:
+    with pytest.raises(ConfigError, match=r"listen\.host"):
+        check(cluster(ENGINE + "gateway: {nodes: every}\n"))
+    check(cluster(ENGINE + "gateway: {nodes: every}\nlisten: {host: 192.0.2.1}\n"))
+
+
+def test_an_end_waits_for_what_other_nodes_have_to_do(tmp_path: Path) -> None:
+    runtime = Runtime(tmp_path, "", metrics_in_service=False, clustered=True)
+    runtime.run.mkdir()
+    nodes = [f"http://192.0.2.{number}:8000" for number in (1, 2, 3)]  # the head reports nothing: it is beside
+    assert undone(runtime, []) == 0
+    assert undone(runtime, nodes) == 2
+    runtime.nodes_file.write_text('{"192.0.2.2": 0, "192.0.2.3": 17, "192.0.2.4": 5}')
+    assert undone(runtime, nodes) == 17
 
 
 @pytest.fixture
@@ -120,8 +149,8 @@ async def test_each_engine_of_a_cluster_is_a_member_of_its_tiers_pool(
     assert plan is not None
     said: list[str] = []
     roster = Roster(runtime, plan, said.append)
-    engines = ["http://192.0.2.1:30000/engine/small/v1", "http://192.0.2.2:30000/engine/small/v1"]
-    monkeypatch.setattr(Roster, "_engines", lambda _: list(engines))
+    engines = [("192.0.2.2", 30000), ("192.0.2.1", 30000)]
+    monkeypatch.setattr("serving.ray_nodes._replicas", lambda _: list(engines))
     async with make_session() as session:
         built = build_tiers(config, runtime, session, GatewayMetrics())
         pool = built.tiers["small"].pool
@@ -129,11 +158,11 @@ async def test_each_engine_of_a_cluster_is_a_member_of_its_tiers_pool(
         roster.look()
         built.members[0].look()
         assert [backend.name for backend in pool.backends] == ["small/192.0.2.1:30000", "small/192.0.2.2:30000"]
-        del engines[0]
+        del engines[1]
         roster.look()
         built.members[0].look()
         assert [backend.name for backend in pool.backends] == ["small/192.0.2.2:30000"]
-        monkeypatch.setattr(Roster, "_engines", lambda _: 1 / 0)  # the controller is away
+        monkeypatch.setattr("serving.ray_nodes._replicas", lambda _: 1 / 0)  # the controller is away
         roster.look()
         roster.look()
         built.members[0].look()

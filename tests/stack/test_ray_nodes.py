@@ -5,67 +5,25 @@ Needs root and network namespaces, nothing else: the engines are scripted ones, 
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.stack.conftest import ROOT, until
-from tests.stack.lan import Lan, Machine, lan
+from tests.stack.conftest import until
+from tests.stack.lan import Machine
+from tests.stack.ray_lan import WORKER_PORTS, Answer, Nodes, cluster
 
 pytestmark = [
     pytest.mark.stack,
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces"),
 ]
-PORT, ADMIN_PORT = 8000, 9100
-WORKER_PORTS = range(10002, 20000)
-ENVIRON = {
-    **os.environ,
-    "FARTHING_ENGINE_MODULE": "benchmarks.scripted_engine",
-    "A_PROVIDERS_API_KEY": "sk-stays-out",
-    # Ray's own: how soon a node that does not answer counts as gone (half a minute as it comes)
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
-}
-LOAD = textwrap.dedent("""
-    # Sends argv[3] requests, 16 at a time; says "half" in the middle, then [status, what was wrong] of each.
-    import asyncio, json, sys, aiohttp
-    url, key, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    async def one(http, gate, number, word):
-        async with gate:
-            if number == count // 2: print("half", flush=True)
-            body = {"model": "small", "max_tokens": 40, "stream": bool(number % 2),
-                    "messages": [{"role": "user", "content": f"{word} {number}"}]}
-            try:
-                async with http.post(url + "/v1/chat/completions", json=body) as response:
-                    text = await response.text()
-                    whole = "[DONE]" in text if number % 2 else "choices" in text
-                    cut = bool(number % 2) and '"content"' in text and not whole
-                    return [response.status, "" if whole else "cut" if cut else text[:300]]
-            except aiohttp.ClientError as error:
-                return [0, repr(error)]
-    async def main():
-        gate = asyncio.Semaphore(16)
-        async with aiohttp.ClientSession(headers={"authorization": "Bearer " + key}) as http:
-            print(json.dumps(await asyncio.gather(*(one(http, gate, n, sys.argv[4]) for n in range(count)))))
-    asyncio.run(main())
-""")
 OTHERS = textwrap.dedent("""
     # Somebody else's application in the same cluster.
     import sys, ray
@@ -78,137 +36,10 @@ OTHERS = textwrap.dedent("""
 """)
 
 
-@dataclass
-class Nodes:
-    """The cluster: machines, the first being the head with the service on it, the last joining late."""
-
-    net: Lan
-    folder: Path
-    key: str
-    service: Any = None
-    leftovers: list[str] = field(default_factory=list)  # HAProxy's folders, which outlive a service that is killed
-
-    @property
-    def head(self) -> Machine:
-        return self.net.machines[0]
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.head.address}:{PORT}"
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text()
-
-    def start(self, machine: Machine, name: str, *command: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            return machine.start([sys.executable, *command], log, ROOT, ENVIRON)
-
-    def serve(self, name: str) -> None:
-        config = str(self.folder / "config.yaml")
-        started = self.start(self.head, name, "-m", "serving", "run", "--config", config)
-        until(lambda: "ready http" in self.log(name) or started.poll() is not None, 120, "ready")
-        assert started.poll() is None, self.log(name)
-        self.service = started
-        lines = [" ".join(p.cmdline()) for p in self.head.inhabitants() if p.name() == "haproxy"]
-        self.leftovers += [found[0] for line in lines if (found := re.search(r"/\S*/farthing-[^/\s]+", line))]
-
-    def start_node(self, number: int) -> None:
-        machine = self.net.machines[number]
-        role = ["--head", "--ip", machine.address] if number == 0 else ["--join", f"{self.head.address}:6379"]
-        own = [f"--temp-dir={self.folder}/r{number}", "--object-store-memory=100000000"]
-        self.start(machine, f"node{number}", "-m", "serving", "node", *role, *self.token, "--", *own)
-
-    @property
-    def token(self) -> list[str]:
-        return ["--token-file", str(self.folder / "token")]
-
-    def shown(self, name: str) -> dict[str, str]:
-        """The environment of somebody who has this token, or none."""
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / name)} if name else {}
-
-    def up(self, number: int) -> bool:
-        return "block forever" in self.log(f"node{number}")
-
-    def on_head(self, *command: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.head.wrapped(list(command)),
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={**ENVIRON, **environ},
-            timeout=60,
-        )
-
-    def get(self, path: str) -> str:
-        return self.on_head("curl", "-sS", "-m", "10", self.url + path).stdout
-
-    def engines(self) -> set[str]:
-        """Addresses of the machines whose engines are in the pool."""
-        listed = json.loads((self.folder / "state" / "run" / "engines.json").read_text())["members"]
-        return {member["url"].split("/")[2].split(":")[0] for member in listed}
-
-    def failed_calls(self) -> dict[tuple[str, str], int]:
-        """(backend, why) → calls that failed, asked again or not."""
-        shown = self.on_head("curl", "-sS", f"http://127.0.0.1:{ADMIN_PORT}/metrics").stdout
-        samples = [s for family in text_string_to_metric_families(shown) for s in family.samples]
-        counted = [s for s in samples if s.name == "farthing_upstream_errors_total"]
-        return {(s.labels["backend"], s.labels["code"]): int(s.value) for s in counted}
-
-    def rows(self) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "serving", "export", "--config", str(self.folder / "config.yaml")]
-        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        return [json.loads(line) for line in out.splitlines()]
-
-    def load(self, count: int, word: str, during: Any) -> list[tuple[int, str]]:
-        """Send `count` requests and do `during()` in the middle of them."""
-        command = self.head.wrapped([sys.executable, "-c", LOAD, self.url, self.key, str(count), word])
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as sender:
-            assert sender.stdout is not None and sender.stdout.readline() == "half\n"
-            during()
-            return [(status, wrong) for status, wrong in json.loads(sender.stdout.read())]
-
-
-def configuration(folder: Path, head: str) -> dict[str, Any]:
-    (folder / "weights").mkdir()
-    engine = {
-        "kind": "engine",
-        "profile": "embedded",
-        "weights": str(folder / "weights"),
-        "replicas": 2,
-        "gpus": 0,
-        "args": {"scripted-ttft-ms": 100, "scripted-itl-ms": 10},
-    }
-    return {
-        "listen": {"host": head, "port": PORT, "admin_port": ADMIN_PORT},
-        "state_dir": str(folder / "state"),
-        "ray": {"address": f"{head}:6379", "token_file": str(folder / "token")},
-        "tiers": [{"name": "small", "backends": [engine]}],
-    }
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    folder = Path(tempfile.mkdtemp(prefix="fn"))  # short: Ray's sockets lie below it
-    with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        try:
-            net = stack.enter_context(lan(4))
-        except PermissionError as error:
-            pytest.skip(str(error))
-        config = folder / "config.yaml"
-        config.write_text(yaml.safe_dump(configuration(folder, net.machines[0].address)))
-        add = [sys.executable, "-m", "serving", "keys", "add", "--tenant", "test", "--config", str(config)]
-        key = subprocess.run(add, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        cluster = Nodes(net, folder, key)
-        cluster.start_node(0)
-        until(lambda: cluster.up(0), 60, "the head")
-        for number in (1, 2):
-            cluster.start_node(number)
-        until(lambda: cluster.up(1) and cluster.up(2), 60, "the other nodes")
-        cluster.serve("first")
-        yield cluster
-        for path in cluster.leftovers:
-            shutil.rmtree(path, ignore_errors=True)
+    with cluster(4) as found:
+        yield found
 
 
 def test_engines_are_on_nodes_of_their_own_and_the_rest_on_the_head(nodes: Nodes) -> None:
@@ -273,20 +104,22 @@ def lost_machine(nodes: Nodes) -> Machine:
     return next(m for m in nodes.net.machines[1:] if m.address in nodes.engines())
 
 
-def check(answers: list[tuple[int, str]]) -> None:
+def check(answers: Sequence[Answer]) -> None:
     """All answered, but for streams that were cut after their first token: those nobody can retry."""
-    wrong = [(number % 2, *answer) for number, answer in enumerate(answers) if answer != (200, "")]
+    wrong = [(number % 2, answer.status, answer.wrong) for number, answer in enumerate(answers) if not answer.well]
     print(f"{len(answers)} requests, {len(wrong)} of them streams that were cut")
     assert all(streamed and what == "cut" for streamed, _, what in wrong), wrong
     assert len(wrong) <= 16, wrong
 
 
 def test_a_killed_service_goes_on_answering_and_the_next_takes_its_place(nodes: Nodes) -> None:
+    left = list(Path(tempfile.gettempdir()).glob(f"fh-{nodes.service.pid}-*"))
     nodes.service.kill()
     nodes.service.wait(10)
     check(nodes.load(20, "driverless", lambda: None))
     nodes.serve("second")
     assert "ending what a killed instance left" in nodes.log("second")
+    assert left and not any(folder.exists() for folder in left), "HAProxy's files, which nobody else clears away"
     check(nodes.load(20, "again", lambda: None))
 
 
