@@ -23,6 +23,7 @@ _NO_SUBJECTS = frozenset(
 )
 _PLURAL_KINDS = frozenset({"best", "what", "list", "example", "howto", "where_to"})
 _COORDINATORS = frozenset({"and", "or", "vs", "versus"})
+_CLAUSES = frozenset({"if", "when", "that", "why", "how", "what", "who", "where"})
 _QUESTION_WORDS = {word: word for word in ("who", "whom", "whose", "when", "where", "why", "how", "what")} | {
     "which": "what"
 }
@@ -108,6 +109,8 @@ def _is_ongoing(tokens: Sequence[Token], lexicon: Lexicon) -> bool:
 
 
 def _items(sentence: Sentence, lexicon: Lexicon) -> Iterator[Item]:
+    if sentence.asker and _is_somebody(sentence):
+        yield Item(sentence.asker, frozenset({sentence.asker}), "pronoun")
     links: set[str] = set()
     opens = True
     for at, token in enumerate(sentence.tokens):
@@ -189,6 +192,11 @@ def _pronoun(sentence: Sentence, word: str, pronoun: str) -> Item | None:
         if word in ("my", "our") or (word == "your" and not sentence.asker):
             return None
     return Item(pronoun, frozenset({pronoun}), "pronoun")
+
+
+def _is_somebody(sentence: Sentence) -> bool:
+    """Whether the asker is one of two people in it and not anyone: "how can you tell if I lie"."""
+    return not _CLAUSES.isdisjoint(token.word for token in sentence.tokens) and _others(sentence, sentence.asker)
 
 
 def _others(sentence: Sentence, pronoun: str) -> bool:

@@ -47,6 +47,7 @@ _SCAN = re.compile(
 _FORMULA = re.compile(r"[+*/=<>^]|\w[(\[{]\w")
 _BRACKETS = frozenset("()[]{}|-")
 _SIGN_WORDS = {"&": "and", "%": "percent", "+": "plus"}
+_PREFIXES = frozenset({"non", "anti", "multi", "semi"})
 _CURRENCY = {"$": "dollar", "€": "euro", "£": "gbp", "₹": "rupee"}
 _IZE = re.compile(r"(?<=\w{3})is(?=(?:e|ed|es|er|ers|ing|ation|ations)$)")
 _YZE = re.compile(r"(?<=l)ys(?=(?:e|ed|es|er|ing)$)")
@@ -95,7 +96,7 @@ def tokenize(text: str, lexicon: Lexicon) -> list[Token]:
     if _FORMULA.search(plain):  # there a bracket or a dash is no punctuation
         marks = (t.kind is Kind.COMMA and not _BRACKETS.isdisjoint(t.text) for t in tokens)
         tokens = [replace(t, kind=Kind.LITERAL) if mark else t for t, mark in zip(tokens, marks, strict=True)]
-    return _units(_numbers(_join(tokens, lexicon)), lexicon)
+    return _units(_numbers(_join(_prefixes(tokens), lexicon)), lexicon)
 
 
 def _names_stand_out(text: str) -> bool:
@@ -132,7 +133,9 @@ def _number(digits: str, suffix: str, lexicon: Lexicon) -> Iterator[Token]:
         value, unit = value * 1000, ""
     known = unit in lexicon.units or unit in ("%", "am", "pm", "")
     if not known:
-        yield Token(digits + suffix, (digits + suffix).lower(), Kind.LITERAL)
+        written = (digits + suffix).lower()
+        ordinal = lexicon.corrections.get(written)
+        yield Token(digits + suffix, ordinal or written, Kind.WORD if ordinal else Kind.LITERAL)
         return
     yield Token(digits, _digits(value), Kind.NUMBER)
     if currency := _CURRENCY.get(digits.lstrip("-")[0]):
@@ -180,6 +183,22 @@ def spelling(word: str, lexicon: Lexicon) -> str:
     return word
 
 
+def _prefixes(tokens: list[Token]) -> list[Token]:
+    """`non-linear` → `nonlinear`."""
+    joined: list[Token] = []
+    for token in tokens:
+        if len(joined) > 1 and joined[-1].text == "-" and _is_prefix(joined[-2]) and token.kind is Kind.WORD:
+            prefix = joined[-2]
+            joined[-2:] = [replace(token, text=f"{prefix.text}-{token.text}", word=prefix.word + token.word)]
+        else:
+            joined.append(token)
+    return joined
+
+
+def _is_prefix(token: Token) -> bool:
+    return token.word in _PREFIXES and token.kind is Kind.WORD and not token.quoted
+
+
 def _join(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     """Fixed phrases become what they stand for; the longest at a place wins."""
     joined: list[Token] = []
@@ -189,7 +208,7 @@ def _join(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             run = tokens[at : at + length]
             found = lexicon.phrases.get(tuple(token.word for token in run))
             if found and all(token.kind is Kind.WORD and not token.quoted for token in run):
-                text, name = " ".join(token.text for token in run), all(token.name for token in run)
+                text, name = " ".join(token.text for token in run), all(t.name for t in run if t.word != "the")
                 joined.extend(Token(text, word, name=name) for word in found)
                 at += length
                 break
