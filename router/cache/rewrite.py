@@ -17,6 +17,7 @@ from router.cache.tokens import POSSESSIVE, Kind, Token
 STATEMENT = "statement"
 YES_NO = "yesno"
 DIFFER = "differ"
+HOW_TO = "howto"
 _BE = frozenset({"is", "are", "am", "was", "were", "be", "been", "being"})
 _AUXILIARIES = _BE | frozenset(
     {"do", "does", "did", "have", "has", "had", "can", "could", "will", "would", "should", "shall", "may", "might"}
@@ -108,8 +109,15 @@ def _question(tokens: list[Token], lexicon: Lexicon) -> tuple[str, str, list[Tok
         begin, end = match.span("body") if groups.get("body") else (match.end(), len(text))
         asker = next((lexicon.pronouns[w] for w in (groups.get("who") or "").split() if w in lexicon.pronouns), "")
         body = [t for t, start in zip(tokens, starts, strict=True) if begin <= start < end]
-        return question.kind, asker, _two_sides(body) if question.kind == DIFFER else body
+        return question.kind, asker, _asked_for(question.kind, body)
     return STATEMENT, "", tokens
+
+
+def _asked_for(kind: str, body: list[Token]) -> list[Token]:
+    """`how do I become rich` → `how do I be rich`: who asks how to be something is not that yet."""
+    if kind == HOW_TO and body and body[0].word == "become":
+        return [replace(body[0], word="be"), *body[1:]]
+    return _two_sides(body) if kind == DIFFER else body
 
 
 def _two_sides(tokens: list[Token]) -> list[Token]:

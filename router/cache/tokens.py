@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
-from router.cache.lexicon import Lexicon
+from router.cache.lexicon import Lexicon, english
 
 POSSESSIVE = "'s"
 _SAME_SIGNS = str.maketrans("‘’‚‛′“”„‟″–—−\u00a0", "'''''\"\"\"\"\"---\u0020")
@@ -187,8 +187,8 @@ def _prefixes(tokens: list[Token]) -> list[Token]:
     """`non-linear` → `nonlinear`."""
     joined: list[Token] = []
     for token in tokens:
-        if len(joined) > 1 and joined[-1].text == "-" and _is_prefix(joined[-2]) and token.kind is Kind.WORD:
-            prefix = joined[-2]
+        *_, prefix, dash = (token, token, *joined)  # in a formula a dash is a literal and joins nothing
+        if (dash.text, dash.kind) == ("-", Kind.COMMA) and _is_prefix(prefix) and token.kind is Kind.WORD:
             joined[-2:] = [replace(token, text=f"{prefix.text}-{token.text}", word=prefix.word + token.word)]
         else:
             joined.append(token)
@@ -219,7 +219,8 @@ def _join(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
 
 
 def _numbers(tokens: list[Token]) -> list[Token]:
-    """Number words become digits. A lone "one" stays a word: more often a pronoun."""
+    """Number words become digits. A lone "one" stays a word, more often a pronoun, unless a unit follows."""
+    units = english().units
     result: list[Token] = []
     at = 0
     while at < len(tokens):
@@ -227,7 +228,8 @@ def _numbers(tokens: list[Token]) -> list[Token]:
         while end < len(tokens) and tokens[end].word in _NUMBER_WORDS and not tokens[end].name:
             end += 1
         run = tokens[at:end]
-        if run and (run[0].word != "one" or len(run) > 1) and run[0].word not in _SCALES:
+        counts = end < len(tokens) and tokens[end].word in units
+        if run and (run[0].word != "one" or len(run) > 1 or counts) and run[0].word not in _SCALES:
             text = " ".join(token.text for token in run)
             result.extend(Token(text, str(value), Kind.NUMBER) for value in _values([t.word for t in run]))
             at = end
