@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
-from router.cache.lexicon import Lexicon, english
+from router.cache.lexicon import Lexicon
 
 POSSESSIVE = "'s"
 _SAME_SIGNS = str.maketrans("‘’‚‛′“”„‟″–—−\u00a0", "'''''\"\"\"\"\"---\u0020")
@@ -96,7 +96,7 @@ def tokenize(text: str, lexicon: Lexicon) -> list[Token]:
     if _FORMULA.search(plain):  # there a bracket or a dash is no punctuation
         marks = (t.kind is Kind.COMMA and not _BRACKETS.isdisjoint(t.text) for t in tokens)
         tokens = [replace(t, kind=Kind.LITERAL) if mark else t for t, mark in zip(tokens, marks, strict=True)]
-    return _units(_numbers(_join(_prefixes(tokens), lexicon)), lexicon)
+    return _units(_numbers(_join(_prefixes(tokens), lexicon), lexicon), lexicon)
 
 
 def _names_stand_out(text: str) -> bool:
@@ -218,9 +218,8 @@ def _join(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     return joined
 
 
-def _numbers(tokens: list[Token]) -> list[Token]:
+def _numbers(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     """Number words become digits. A lone "one" stays a word, more often a pronoun, unless a unit follows."""
-    units = english().units
     result: list[Token] = []
     at = 0
     while at < len(tokens):
@@ -228,7 +227,7 @@ def _numbers(tokens: list[Token]) -> list[Token]:
         while end < len(tokens) and tokens[end].word in _NUMBER_WORDS and not tokens[end].name:
             end += 1
         run = tokens[at:end]
-        counts = end < len(tokens) and tokens[end].word in units
+        counts = end < len(tokens) and tokens[end].word in lexicon.units
         if run and (run[0].word != "one" or len(run) > 1 or counts) and run[0].word not in _SCALES:
             text = " ".join(token.text for token in run)
             result.extend(Token(text, str(value), Kind.NUMBER) for value in _values([t.word for t in run]))
