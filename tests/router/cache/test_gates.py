@@ -42,7 +42,7 @@ SAME = [
     ("What do you mean by inflation?", "What is meant by inflation?"),
     ("What would be the best language for games?", "What is the best language for games?"),
     ("What in your opinion is the best chess opening?", "What is the best chess opening?"),
-    ("Where is the best place to learn judo?", "What is the best place to learn judo?"),
+    ("Where is the best place to watch whales?", "What is the best place to watch whales?"),
     ("What is it like working at a bank?", "How is it like to work at a bank?"),
     ("What are the different types of clouds?", "What are the types of clouds?"),
     ("What are different ways to freeze bread?", "How do I freeze bread?"),
@@ -60,7 +60,7 @@ SAME = [
     ("Who won the 1st World Cup?", "Who won the first World Cup?"),
     ("How do I learn Go in one month?", "How do I learn Go in 1 month?"),
     ("How do I get started with Rust?", "How do I start with Rust?"),
-    ("What is the hardest part about being a nurse?", "What is the hardest part of being a nurse?"),
+    ("What is the joy about being a nurse?", "What is the joy of being a nurse?"),
 ]
 
 DIFFERENT = [
