@@ -147,6 +147,8 @@ def _tense(a: Reading, b: Reading) -> str:
         return "past / present" if a.past else "present / past"
     if a.ongoing != b.ongoing:
         return "ongoing / habitual" if a.ongoing else "habitual / ongoing"
+    if a.passive != b.passive:
+        return "passive / active" if a.passive else "active / passive"
     return ""
 
 

@@ -16,6 +16,8 @@ from router.cache.tokens import POSSESSIVE, Kind, Token
 
 STATEMENT = "statement"
 YES_NO = "yesno"
+DIFFER = "differ"
+HOW_TO = "howto"
 _BE = frozenset({"is", "are", "am", "was", "were", "be", "been", "being"})
 _AUXILIARIES = _BE | frozenset(
     {"do", "does", "did", "have", "has", "had", "can", "could", "will", "would", "should", "shall", "may", "might"}
@@ -106,8 +108,24 @@ def _question(tokens: list[Token], lexicon: Lexicon) -> tuple[str, str, list[Tok
         groups = match.groupdict()
         begin, end = match.span("body") if groups.get("body") else (match.end(), len(text))
         asker = next((lexicon.pronouns[w] for w in (groups.get("who") or "").split() if w in lexicon.pronouns), "")
-        return question.kind, asker, [t for t, start in zip(tokens, starts, strict=True) if begin <= start < end]
+        body = [t for t, start in zip(tokens, starts, strict=True) if begin <= start < end]
+        return question.kind, asker, _asked_for(question.kind, body)
     return STATEMENT, "", tokens
+
+
+def _asked_for(kind: str, body: list[Token]) -> list[Token]:
+    """`how do I become rich` → `how do I be rich`: who asks how to be something is not that yet."""
+    if kind == HOW_TO and body and body[0].word == "become":
+        return [replace(body[0], word="be"), *body[1:]]
+    return _two_sides(body) if kind == DIFFER else body
+
+
+def _two_sides(tokens: list[Token]) -> list[Token]:
+    """`X different from Y` → `X and Y`, as in "the difference between X and Y"."""
+    for at in range(1, len(tokens) - 2):
+        if tokens[at].word in ("different", "differ") and tokens[at + 1].word == "from":
+            return [*tokens[:at], replace(tokens[at + 1], word="and"), *tokens[at + 2 :]]
+    return tokens
 
 
 def _negation_first(tokens: list[Token], lexicon: Lexicon) -> list[Token]:

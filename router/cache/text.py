@@ -23,6 +23,7 @@ _NO_SUBJECTS = frozenset(
 )
 _PLURAL_KINDS = frozenset({"best", "what", "list", "example", "howto", "where_to"})
 _COORDINATORS = frozenset({"and", "or", "vs", "versus"})
+_CLAUSES = frozenset({"if", "when", "that", "why", "how", "what", "who", "where"})
 _QUESTION_WORDS = {word: word for word in ("who", "whom", "whose", "when", "where", "why", "how", "what")} | {
     "which": "what"
 }
@@ -52,14 +53,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """`plain`: the text less case, spacing and punctuation. `kinds`: what each sentence asks for. `past`, `ongoing`:
-    time and aspect of its verbs."""
+    """`plain`: the text less case, spacing and punctuation. `kinds`: what each sentence asks for. `past`, `ongoing`,
+    `passive`: time, aspect and voice of its verbs."""
 
     plain: str
     kinds: tuple[str, ...]
     items: tuple[Item, ...]
     past: bool
     ongoing: bool
+    passive: bool
     words: int
 
 
@@ -69,7 +71,7 @@ def read(text: str) -> Reading:
     tokens = tokenize(text, lexicon)
     kinds: list[str] = []
     items: list[Item] = []
-    past = ongoing = False
+    past = ongoing = passive = False
     for raw in rewrite.split(tokens):
         sentence = rewrite.sentence(raw, lexicon)
         if sentence is None:
@@ -77,9 +79,10 @@ def read(text: str) -> Reading:
         kinds.append(sentence.kind)
         items.extend(_items(sentence, lexicon))
         past |= _about_past(sentence, lexicon)
+        passive |= _is_passive(sentence, lexicon)
         ongoing |= sentence.kind not in _TIMELESS and _is_ongoing(sentence.said, lexicon)
     plain = rewrite.joined(tokens)
-    return Reading(plain, tuple(kinds), tuple(items), past, ongoing, len(plain.split()))
+    return Reading(plain, tuple(kinds), tuple(items), past, ongoing, passive, len(plain.split()))
 
 
 def _about_past(sentence: Sentence, lexicon: Lexicon) -> bool:
@@ -107,7 +110,20 @@ def _is_ongoing(tokens: Sequence[Token], lexicon: Lexicon) -> bool:
     return False
 
 
+def _is_passive(sentence: Sentence, lexicon: Lexicon) -> bool:
+    """A passive that nobody is named for, "which animals are eaten": with "by" it was made active."""
+    words = [token.word for token in sentence.tokens]
+    if "by" not in words and any(token.word == "by" for token in sentence.said):
+        return False
+    return any(
+        word in _BE and any(is_participle(later, lexicon) for later in words[at + 1 : at + 6])
+        for at, word in enumerate(words)
+    )
+
+
 def _items(sentence: Sentence, lexicon: Lexicon) -> Iterator[Item]:
+    if sentence.asker and _is_somebody(sentence):
+        yield Item(sentence.asker, frozenset({sentence.asker}), "pronoun")
     links: set[str] = set()
     opens = True
     for at, token in enumerate(sentence.tokens):
@@ -189,6 +205,11 @@ def _pronoun(sentence: Sentence, word: str, pronoun: str) -> Item | None:
         if word in ("my", "our") or (word == "your" and not sentence.asker):
             return None
     return Item(pronoun, frozenset({pronoun}), "pronoun")
+
+
+def _is_somebody(sentence: Sentence) -> bool:
+    """Whether the asker is one of two people in it and not anyone: "how can you tell if I lie"."""
+    return not _CLAUSES.isdisjoint(token.word for token in sentence.tokens) and _others(sentence, sentence.asker)
 
 
 def _others(sentence: Sentence, pronoun: str) -> bool:

@@ -47,6 +47,7 @@ _SCAN = re.compile(
 _FORMULA = re.compile(r"[+*/=<>^]|\w[(\[{]\w")
 _BRACKETS = frozenset("()[]{}|-")
 _SIGN_WORDS = {"&": "and", "%": "percent", "+": "plus"}
+_PREFIXES = frozenset({"non", "anti", "multi", "semi"})
 _CURRENCY = {"$": "dollar", "€": "euro", "£": "gbp", "₹": "rupee"}
 _IZE = re.compile(r"(?<=\w{3})is(?=(?:e|ed|es|er|ers|ing|ation|ations)$)")
 _YZE = re.compile(r"(?<=l)ys(?=(?:e|ed|es|er|ing)$)")
@@ -95,7 +96,7 @@ def tokenize(text: str, lexicon: Lexicon) -> list[Token]:
     if _FORMULA.search(plain):  # there a bracket or a dash is no punctuation
         marks = (t.kind is Kind.COMMA and not _BRACKETS.isdisjoint(t.text) for t in tokens)
         tokens = [replace(t, kind=Kind.LITERAL) if mark else t for t, mark in zip(tokens, marks, strict=True)]
-    return _units(_numbers(_join(tokens, lexicon)), lexicon)
+    return _units(_numbers(_join(_prefixes(tokens), lexicon), lexicon), lexicon)
 
 
 def _names_stand_out(text: str) -> bool:
@@ -132,7 +133,9 @@ def _number(digits: str, suffix: str, lexicon: Lexicon) -> Iterator[Token]:
         value, unit = value * 1000, ""
     known = unit in lexicon.units or unit in ("%", "am", "pm", "")
     if not known:
-        yield Token(digits + suffix, (digits + suffix).lower(), Kind.LITERAL)
+        written = (digits + suffix).lower()
+        ordinal = lexicon.corrections.get(written)
+        yield Token(digits + suffix, ordinal or written, Kind.WORD if ordinal else Kind.LITERAL)
         return
     yield Token(digits, _digits(value), Kind.NUMBER)
     if currency := _CURRENCY.get(digits.lstrip("-")[0]):
@@ -180,6 +183,22 @@ def spelling(word: str, lexicon: Lexicon) -> str:
     return word
 
 
+def _prefixes(tokens: list[Token]) -> list[Token]:
+    """`non-linear` → `nonlinear`."""
+    joined: list[Token] = []
+    for token in tokens:
+        *_, prefix, dash = (token, token, *joined)  # in a formula a dash is a literal and joins nothing
+        if (dash.text, dash.kind) == ("-", Kind.COMMA) and _is_prefix(prefix) and token.kind is Kind.WORD:
+            joined[-2:] = [replace(token, text=f"{prefix.text}-{token.text}", word=prefix.word + token.word)]
+        else:
+            joined.append(token)
+    return joined
+
+
+def _is_prefix(token: Token) -> bool:
+    return token.word in _PREFIXES and token.kind is Kind.WORD and not token.quoted
+
+
 def _join(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     """Fixed phrases become what they stand for; the longest at a place wins."""
     joined: list[Token] = []
@@ -189,7 +208,7 @@ def _join(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
             run = tokens[at : at + length]
             found = lexicon.phrases.get(tuple(token.word for token in run))
             if found and all(token.kind is Kind.WORD and not token.quoted for token in run):
-                text, name = " ".join(token.text for token in run), all(token.name for token in run)
+                text, name = " ".join(token.text for token in run), all(t.name for t in run if t.word != "the")
                 joined.extend(Token(text, word, name=name) for word in found)
                 at += length
                 break
@@ -199,8 +218,8 @@ def _join(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
     return joined
 
 
-def _numbers(tokens: list[Token]) -> list[Token]:
-    """Number words become digits. A lone "one" stays a word: more often a pronoun."""
+def _numbers(tokens: list[Token], lexicon: Lexicon) -> list[Token]:
+    """Number words become digits. A lone "one" stays a word, more often a pronoun, unless a unit follows."""
     result: list[Token] = []
     at = 0
     while at < len(tokens):
@@ -208,7 +227,8 @@ def _numbers(tokens: list[Token]) -> list[Token]:
         while end < len(tokens) and tokens[end].word in _NUMBER_WORDS and not tokens[end].name:
             end += 1
         run = tokens[at:end]
-        if run and (run[0].word != "one" or len(run) > 1) and run[0].word not in _SCALES:
+        counts = end < len(tokens) and tokens[end].word in lexicon.units
+        if run and (run[0].word != "one" or len(run) > 1 or counts) and run[0].word not in _SCALES:
             text = " ".join(token.text for token in run)
             result.extend(Token(text, str(value), Kind.NUMBER) for value in _values([t.word for t in run]))
             at = end
