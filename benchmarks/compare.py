@@ -2,10 +2,10 @@
 
     python -m benchmarks.compare A.json B.json [--anyway]
 
-Both are runs of the cost benchmark, or both results of `benchmarks.overhead`, `.engine` or `.instrument`. A figure has
-changed when the two intervals have no point in common: 95 % of a bootstrap over questions in a cost run, lowest to
-highest round in the others. That misses small changes rather than inventing any. A figure without an interval is shown
-and not judged.
+Both are runs of the cost benchmark, or both results of `benchmarks.overhead`, `.engine`, `.instrument`, `.routing`,
+`.index` or `.embedding`. A figure has changed when the two intervals have no point in common: 95 % of a bootstrap over
+questions in a cost or routing run, lowest to highest round in the others. That misses small changes rather than
+inventing any. A figure without an interval is shown and not judged.
 
 Other workloads, seeds, models or lengths are refused, unless --anyway. Other hardware, versions and prices are warned
 of, and a machine that was busy; with other prices no sum of money is judged. In overhead and engine only the ratios
@@ -98,6 +98,8 @@ def read(path: Path) -> Result:
         return _contest(str(path), raw)
     if kind == "instrument":
         return _instrument(str(path), raw)
+    if kind == "routing":
+        return _routing(str(path), raw)
     if kind in PARTS:
         measures = dict(_numbers(kind, raw.get(PARTS[kind])))
         return Result(str(path), kind, measures, {"device": raw["device"]}, _hardware(raw["machine"]))
@@ -217,6 +219,17 @@ def _instrument(path: str, raw: Mapping[str, Any]) -> Result:
     return Result(
         path, "instrument", measures, raw["config"], _hardware(raw["machine"]), busy=_busy(path, raw["machine"])
     )
+
+
+def _routing(path: str, raw: Mapping[str, Any]) -> Result:
+    """Every ranking's APGR, with 95 % of its bootstrap."""
+    measures = {
+        f"{one['set']} {one['split']} {ranking}: APGR": Measure(found["apgr"], found["ci95"][0], found["ci95"][1], HIGHER)
+        for one in raw["results"]
+        for ranking, found in one["rankings"].items()
+    }
+    must = {"data": raw["data_sha256"], "pairs": [one["pair"] for one in raw["results"]]}
+    return Result(path, "routing", measures, must, {"encoder": raw["encoder_sha256"]})
 
 
 def _numbers(name: str, found: Any) -> Iterator[tuple[str, Measure]]:

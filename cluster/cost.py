@@ -56,7 +56,7 @@ def report(deck: Deck, days: int, answered: Mapping[str, int] | None = None) -> 
         "accrued_usd": round(accrued, 4),
         "charged_usd": round(charged, 4),
         "difference_usd": round(charged - accrued, 4),
-        "reconciled": abs(charged - accrued) <= max(TOLERANCE_USD, 0.02 * accrued),
+        "reconciled": not unknown and abs(charged - accrued) <= max(TOLERANCE_USD, 0.02 * accrued),
         "spent_usd_by_day": {day: round(usd, 4) for day, usd in sorted(state.spent_usd_by_day.items())},
         **({} if answered is None else _per_1k(state.spent_usd_by_day, answered, first_day(deck, days), charged)),
         "budget_usd_per_day": deck.config.budget_usd_per_day,
