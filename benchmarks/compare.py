@@ -224,9 +224,10 @@ def _instrument(path: str, raw: Mapping[str, Any]) -> Result:
 def _routing(path: str, raw: Mapping[str, Any]) -> Result:
     """Every ranking's APGR, with 95 % of its bootstrap."""
     measures = {
-        f"{one['set']} {one['split']} {ranking}: APGR": Measure(found["apgr"], found["ci95"][0], found["ci95"][1], HIGHER)
+        f"{one['set']} {one['split']} {ranking}: APGR": Measure(found["apgr"], low, high, HIGHER)
         for one in raw["results"]
         for ranking, found in one["rankings"].items()
+        for low, high in (found["ci95"],)
     }
     must = {"data": raw["data_sha256"], "pairs": [one["pair"] for one in raw["results"]]}
     return Result(path, "routing", measures, must, {"encoder": raw["encoder_sha256"]})
