@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,7 @@ class Inbox:
     def __init__(self, directory: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._directory, self._clock_s = directory, clock_s
         self._copies: dict[str, _Copy] = {}
-        self._done: deque[str] = deque(maxlen=_REMEMBERED)
+        self._done: dict[str, int] = {}  # journals that have ended, and how long they were
         self._cuts: dict[str, int] = {}
         self._read_ms: dict[str, int] = {}
         for path in directory.glob(f"{AWAY}*{SUFFIX}"):
@@ -118,19 +117,23 @@ class Inbox:
         """Returns whether the journal has ended and is safe here."""
         if not _NAME.fullmatch(piece.name):
             raise BadRequest(f"'{piece.name}' is not the name of a node's journal")
-        if piece.name in self._done:  # its answer was lost on the way
-            return True
+        end = piece.offset + len(piece.data)
         if piece.name not in self._copies:
+            # The answer was lost on the way. One that goes on was seen between its creation and its owner's lock.
+            if piece.over and end <= self._done.get(piece.name, -1):
+                return True
             self._copies[piece.name] = self._opened(piece.name)
         copy = self._copies[piece.name]
         copy.heard_s = now_s
         if piece.offset <= copy.size:
             copy.append(piece.data[copy.size - piece.offset :])
-        if not piece.over or copy.size < piece.offset + len(piece.data):
+        if not piece.over or copy.size < end:
             return False
         os.fsync(copy.fd)  # the original goes after this
         os.close(self._copies.pop(piece.name).fd)
-        self._done.append(piece.name)
+        self._done[piece.name] = copy.size
+        if len(self._done) > _REMEMBERED:
+            del self._done[next(iter(self._done))]
         return True
 
     def _opened(self, name: str) -> _Copy:

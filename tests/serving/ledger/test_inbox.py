@@ -117,6 +117,23 @@ def test_a_dead_gateways_open_requests_are_lost_once(head: Head, journal: Journa
     assert head.reads() == 0 and head.copies() == []
 
 
+def test_a_journal_that_looked_dead_before_its_owner_had_locked_it_goes_on(head: Head, journal: Journal) -> None:
+    name, data = of(journal)
+    assert head.inbox.take([Piece(name, 0, over=True)], {}).done == {name}
+    head.reads()
+    assert head.inbox.take([Piece(name, 0, data[:50])], {}).sizes == {name: 50}
+    assert head.inbox.take([Piece(name, 50, data[50:], over=True)], {}).done == {name}
+    assert head.reads() == 1 and head.statuses() == {"done": "answered", "open": "lost"}
+
+
+def test_nor_is_it_done_when_its_owner_has_died_meanwhile(head: Head, journal: Journal) -> None:
+    name, data = of(journal)
+    head.inbox.take([Piece(name, 0, over=True)], {})
+    assert head.inbox.take([Piece(name, 0, data, over=True)], {}).done == {name}
+    head.reads()
+    assert head.statuses() == {"done": "answered", "open": "lost"}
+
+
 def test_it_is_not_over_before_all_of_it_is_here(head: Head, journal: Journal) -> None:
     name, data = of(journal)
     assert head.inbox.take([Piece(name, 50, data[50:], over=True)], {}).done == frozenset()
