@@ -39,6 +39,10 @@ class Piece:
     data: bytes = b""
     over: bool = False
 
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -84,9 +88,12 @@ class Inbox:
         """`cuts`: owner to the time, by its node's clock, before which all its lines are in these pieces or were in
         earlier ones. Raises OSError when the disk refuses, BadRequest for a name that is none."""
         now_s = self._clock_s()
-        done = frozenset(piece.name for piece in pieces if self._put(piece, now_s))
-        self._cuts.update({owner: cut_ms for owner, cut_ms in cuts.items() if owner.startswith(AWAY)})
+        for name in self._copies.keys() & {piece.name for piece in pieces}:
+            self._copies[name].heard_s = now_s  # of all, whichever of them the disk refuses
+        done = frozenset(piece.name for piece in pieces if self._put(piece))
         sizes = {piece.name: copy.size for piece in pieces if (copy := self._copies.get(piece.name)) is not None}
+        short = {owner_of(Path(p.name)) for p in pieces if sizes.get(p.name, p.end) < p.end}  # it came too early
+        self._cuts.update({o: cut_ms for o, cut_ms in cuts.items() if o.startswith(AWAY) and o not in short})
         return Taken(sizes, done)
 
     def passed(self) -> None:
@@ -113,21 +120,19 @@ class Inbox:
             os.close(copy.fd)
         self._copies.clear()
 
-    def _put(self, piece: Piece, now_s: float) -> bool:
+    def _put(self, piece: Piece) -> bool:
         """Returns whether the journal has ended and is safe here."""
         if not _NAME.fullmatch(piece.name):
             raise BadRequest(f"'{piece.name}' is not the name of a node's journal")
-        end = piece.offset + len(piece.data)
         if piece.name not in self._copies:
             # The answer was lost on the way. One that goes on was seen between its creation and its owner's lock.
-            if piece.over and end <= self._done.get(piece.name, -1):
+            if piece.over and piece.end <= self._done.get(piece.name, -1):
                 return True
             self._copies[piece.name] = self._opened(piece.name)
         copy = self._copies[piece.name]
-        copy.heard_s = now_s
         if piece.offset <= copy.size:
             copy.append(piece.data[copy.size - piece.offset :])
-        if not piece.over or copy.size < end:
+        if not piece.over or copy.size < piece.end:
             return False
         os.fsync(copy.fd)  # the original goes after this
         os.close(self._copies.pop(piece.name).fd)
