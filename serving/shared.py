@@ -31,6 +31,7 @@ from serving.texts.log import Save
 MIB = 1 << 20
 SAVE_WAIT_S = 10.0
 PASS_ON_WAIT_S = 30.0
+PASSED_ON = "x-farthing-passed-on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,11 @@ class Away:
         """Feedback and deletions: stored answers have one owner."""
 
         async def pass_on(exchange: Exchange) -> None:
+            if exchange.header(PASSED_ON) is not None:  # the head's HAProxy had none of its own to ask
+                raise Unavailable("the head's gateways are not up; try again shortly", retry_after_s=2.0)
             body = await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S)
             headers = {n: v for n in ("authorization", "content-type") if (v := exchange.header(n)) is not None}
+            headers[PASSED_ON] = "1"
             url = f"{self.url}{exchange.path}" + (f"?{exchange.query}" if exchange.query else "")
             timeout = aiohttp.ClientTimeout(total=PASS_ON_WAIT_S)
             try:
