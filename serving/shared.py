@@ -21,7 +21,7 @@ from serving.config import Config
 from serving.courier import Courier
 from serving.desk import Head
 from serving.ledger import texts
-from serving.ledger.keys import Load, loader
+from serving.ledger.keys import KeySnapshot, Load, loader
 from serving.ledger.store import Store
 from serving.ledger.texts import Kept
 from serving.runtime import Runtime
@@ -29,6 +29,7 @@ from serving.side import BODY_WAIT_S, MAX_SMALL_BODY_BYTES, Handler
 from serving.texts.log import Save
 
 MIB = 1 << 20
+KEYS_WAIT_S = 5.0
 SAVE_WAIT_S = 10.0
 PASS_ON_WAIT_S = 30.0
 PASSED_ON = "x-farthing-passed-on"
@@ -66,7 +67,7 @@ class Away:
 
     @property
     def load(self) -> Load:
-        return self.head.keys
+        return self._keys
 
     @property
     def save(self) -> Save:
@@ -91,6 +92,11 @@ class Away:
                 raise Unavailable("the head does not answer; try again shortly", retry_after_s=2.0) from exc
 
         return pass_on
+
+    async def _keys(self, version: int) -> KeySnapshot | None:
+        """Bounded: who waited for ever for one answer would never hear of a revoked key again."""
+        async with asyncio.timeout(KEYS_WAIT_S):
+            return await self.head.keys(version)
 
     async def close(self) -> None:
         """After the journal has been released."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from models.errors import FarthingError, Unavailable
+from serving import shared
 from serving.asgi import Exchange
 from serving.courier import Courier
 from serving.runtime import Runtime
@@ -92,3 +94,14 @@ async def test_a_request_is_passed_on_once(tmp_path: Path) -> None:
             async with asyncio.timeout(5):
                 await away(tmp_path, url).passes_on(session)(deletion({}, []))
     assert [type(exc) for exc in seen] == [Unavailable]
+
+
+async def test_an_answer_that_never_comes_does_not_keep_revoked_keys_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever keeps the keys fresh must get to ask again."""
+    monkeypatch.setattr(shared, "KEYS_WAIT_S", 0.05)
+    asking = asyncio.ensure_future(away(tmp_path, "http://192.0.2.1:8000").load(1))
+    await asyncio.wait([asking], timeout=2)
+    with pytest.raises(TimeoutError):
+        asking.result()
