@@ -141,17 +141,18 @@ class Courier:
         return Parcel(self._runtime.node, self._digest, tuple(pieces), cuts, undone if self._draining else 1.0)
 
     def _apply(self, parcel: Parcel, receipt: Receipt) -> None:
-        if receipt.papers is not None:
-            papers.place(receipt.papers, self._runtime)
-            self._digest = papers.digest(receipt.papers)
-        if receipt.draining and not self._draining:
-            self._runtime.draining_file.touch()
-        self._draining = receipt.draining
+        """Papers last: on a full disk they cannot be placed until journals have gone."""
         self._there.update(receipt.taken.sizes)
         for piece in parcel.pieces:
             if piece.name in receipt.taken.done:
-                _delete(self._runtime.journal / piece.name, piece.offset + len(piece.data))
+                _delete(self._runtime.journal / piece.name, piece.end)
                 self._there.pop(piece.name, None)
+        if receipt.draining and not self._draining:
+            self._runtime.draining_file.touch()
+        self._draining = receipt.draining
+        if receipt.papers is not None:
+            papers.place(receipt.papers, self._runtime)
+            self._digest = papers.digest(receipt.papers)
 
 
 def _piece(path: Path, there: int, room: int) -> tuple[Piece, int]:

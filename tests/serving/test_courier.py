@@ -265,6 +265,29 @@ async def test_draining_reaches_the_node_and_the_end_waits_for_its_journal(
     carrier._lock = None
 
 
+async def test_papers_that_find_no_room_keep_no_journal_from_going(
+    at_head: Runtime, runtime: Runtime, wire: Wire, carrier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+
+    def full(*_: Any) -> None:
+        tried.append(_)
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(papers, "place", full)
+        tell_engines(at_head, 3)
+        await until(lambda: tried)
+        journal = Journal(runtime.journal, f"{AWAY}{NODE}-g")
+        one_done(journal, "one")
+        journal.stop()
+        await until(lambda: statuses(wire) == {"one": "answered"})
+        at_head.draining_file.touch()
+        await until(runtime.draining_file.exists)
+        await until(lambda: not list(runtime.journal.glob("*")))
+    await until(lambda: len(json.loads(runtime.engines_file.read_text())["members"]) == 3)
+
+
 async def test_without_the_head_a_node_does_not_start(
     runtime: Runtime, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
