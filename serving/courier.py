@@ -34,6 +34,7 @@ START_PATIENCE_S = 30.0
 FAREWELL_S = 2.0
 TEND_EVERY_S = 5.0
 MAX_PARCEL_BYTES = 1 << 20
+LOOK_BACK_BYTES = 1 << 16
 LOCK = "courier.lock"
 
 log = logging.getLogger(__name__)
@@ -161,11 +162,20 @@ def _piece(path: Path, there: int, room: int) -> tuple[Piece, int]:
     with looked_at(path) as (fd, orphaned):
         size = os.fstat(fd).st_size
         offset = min(there, size)
-        data = os.pread(fd, min(room, size - offset), offset) if room > 0 else b""
-        left = size - offset - len(data)
-        if not orphaned and not left:
-            data = data[: data.rfind(b"\n") + 1]
+        end = size if orphaned else _end_of_lines(fd, offset, size)
+        data = os.pread(fd, min(room, end - offset), offset) if room > 0 else b""
+        left = end - offset - len(data)
         return Piece(path.name, offset, data, over=orphaned and not left), left
+
+
+def _end_of_lines(fd: int, start: int, size: int) -> int:
+    """Behind the last whole line; `start` when none has ended since."""
+    while size > start:
+        begin = max(start, size - LOOK_BACK_BYTES)
+        if whole := os.pread(fd, size - begin, begin).rfind(b"\n") + 1:
+            return begin + whole
+        size = begin
+    return start
 
 
 def _delete(path: Path, size: int) -> None:
