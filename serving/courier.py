@@ -21,7 +21,7 @@ from models.errors import StartError
 from serving import papers
 from serving.admin_port import open_admin_port
 from serving.desk import Head, Parcel, Receipt
-from serving.ledger.inbox import Piece
+from serving.ledger.inbox import NAME, Piece
 from serving.ledger.journal import SUFFIX, looked_at, owner_of
 from serving.ledger.store import epoch_ms
 from serving.runtime import Runtime
@@ -130,6 +130,8 @@ class Courier:
         behind: set[str] = set()
         self._unsent_bytes = 0
         for path in sorted(self._runtime.journal.glob(f"*{SUFFIX}")):
+            if not NAME.fullmatch(path.name):  # somebody's copy: the head would refuse the whole parcel for it
+                continue
             piece, left = _piece(path, self._there.get(path.name, 0), room)
             pieces.append(piece)
             room -= len(piece.data)

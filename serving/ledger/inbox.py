@@ -24,7 +24,7 @@ from serving.ledger.grants import HOLD_S
 from serving.ledger.journal import SUFFIX, owner_of
 
 AWAY = "node-"  # how the owner of a journal on another node is named
-_NAME = re.compile(rf"{AWAY}[A-Za-z0-9_.-]+{re.escape(SUFFIX)}")
+NAME = re.compile(rf"{AWAY}[A-Za-z0-9_.-]+{re.escape(SUFFIX)}")
 _REMEMBERED = 1_000
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Inbox:
 
     def _put(self, piece: Piece) -> bool:
         """Returns whether the journal has ended and is safe here."""
-        if not _NAME.fullmatch(piece.name):
+        if not NAME.fullmatch(piece.name):
             raise BadRequest(f"'{piece.name}' is not the name of a node's journal")
         if piece.name not in self._copies:
             # The answer was lost on the way. One that goes on was seen between its creation and its owner's lock.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +13,7 @@ from serving import courier
 from serving.ledger.inbox import AWAY
 from serving.ledger.journal import Journal
 from serving.ledger.row import Row
+from serving.runtime import Runtime
 
 
 @pytest.fixture
@@ -51,3 +53,15 @@ def test_of_a_dead_one_all_is_sent(journal: Journal) -> None:
     piece, left = courier._piece(path, 0, size - 2)
     assert (piece.end, left, piece.over) == (size - 2, 2, False)
     journal._segment.fd = os.open(path, os.O_RDWR)
+
+
+def test_what_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+    runtime = Runtime(tmp_path, "http://192.0.2.1:8000", metrics_in_service=False, clustered=True)
+    journal = Journal(runtime.journal, f"{AWAY}192.0.2.2-a")
+    journal.record(Row(request_id="a", at_ms=1))
+    name = journal._segment.path.name
+    for alien in (f"{name} (copy).jsonl", "notes.jsonl", os.fsdecode(b"node-\xff.jsonl")):
+        (runtime.journal / alien).write_bytes(b"{}\n")
+    parcel = courier.Courier(runtime, cast(Any, None))._collect()
+    assert [piece.name for piece in parcel.pieces] == [name] and list(parcel.cuts) == [journal.owner]
+    journal.stop()
