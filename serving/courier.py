@@ -139,9 +139,11 @@ class Courier:
             cuts[owner_of(path)] = cut_ms
             if left:
                 behind.add(owner_of(path))
-        undone = in_flight(self._runtime.metrics) + self._unsent_bytes + sum(len(p.data) for p in pieces)
+        undone = 1.0
+        if self._draining:  # it is all metrics of the node added up: not five times a second for nobody
+            undone = in_flight(self._runtime.metrics) + self._unsent_bytes + sum(len(p.data) for p in pieces)
         cuts = {owner: at_ms for owner, at_ms in cuts.items() if owner not in behind}
-        return Parcel(self._runtime.node, self._digest, tuple(pieces), cuts, undone if self._draining else 1.0)
+        return Parcel(self._runtime.node, self._digest, tuple(pieces), cuts, undone)
 
     def _apply(self, parcel: Parcel, receipt: Receipt) -> None:
         """Papers last: on a full disk they cannot be placed until journals have gone."""

@@ -55,11 +55,13 @@ def test_of_a_dead_one_all_is_sent(journal: Journal) -> None:
     journal._segment.fd = os.open(path, os.O_RDWR)
 
 
-def test_what_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_no_journal_is_left_alone_and_metrics_are_not_read_for_nobody(tmp_path: Path) -> None:
     runtime = Runtime(tmp_path, "http://192.0.2.1:8000", metrics_in_service=False, clustered=True)
     journal = Journal(runtime.journal, f"{AWAY}192.0.2.2-a")
     journal.record(Row(request_id="a", at_ms=1))
     name = journal._segment.path.name
+    runtime.metrics.mkdir(parents=True)
+    (runtime.metrics / "gauge_livesum_1.db").write_bytes(b"torn")
     for alien in (f"{name} (copy).jsonl", "notes.jsonl", os.fsdecode(b"node-\xff.jsonl")):
         (runtime.journal / alien).write_bytes(b"{}\n")
     parcel = courier.Courier(runtime, cast(Any, None))._collect()
