@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from models.errors import Unavailable
 from serving import papers as papers_
 from serving.cache.exact import Entry, ExactCache
 from serving.config import Config
@@ -75,17 +76,22 @@ class Desk:
         self._config, self._runtime, self._store, self._cache, self._take = config, runtime, store, cache, take
         self._load = loader(store)
         self._papers: dict[str, bytes] = {}
-        self._digest, self._gathered_s = "", float("-inf")
+        self._digest, self._gathered_s, self._trouble = "", float("-inf"), ""
         self._undone: dict[str, float] = {}
+        self._reporting = asyncio.Lock()
 
     async def ship(self, parcel: Parcel) -> Receipt:
+        """Raises Unavailable for a node that has no papers yet while there are none."""
         taken = await self._take(parcel.pieces, parcel.cuts) if parcel.pieces else NOTHING_TAKEN
         if time.monotonic() - self._gathered_s > GATHER_EVERY_S:
             await asyncio.to_thread(self._gather)
+        if not self._papers and not parcel.papers:
+            raise Unavailable(f"papers cannot be gathered: {self._trouble}")
         draining = self._runtime.draining_file.exists()
         if draining:
-            await asyncio.to_thread(self._report, parcel)
-        return Receipt(taken, draining, self._papers if parcel.papers != self._digest else None)
+            async with self._reporting:
+                await asyncio.to_thread(self._report, parcel)
+        return Receipt(taken, draining, self._papers if self._papers and parcel.papers != self._digest else None)
 
     async def keys(self, version: int) -> KeySnapshot | None:
         return await self._load(version)
@@ -110,14 +116,15 @@ class Desk:
 
     def _gather(self) -> None:
         """While a file is just being replaced those gathered before stay."""
+        self._gathered_s = time.monotonic()
         try:
             found = papers_.gather(self._config, self._runtime)
         except (OSError, ValueError) as exc:
-            log.warning("papers for other nodes stay as they were: %s", exc)
-            if not self._papers:
-                raise
+            if str(exc) != self._trouble:
+                log.warning("papers for other nodes stay as they were: %s", exc)
+            self._trouble = str(exc)
             return
-        self._papers, self._digest, self._gathered_s = found, papers_.digest(found), time.monotonic()
+        self._papers, self._digest, self._trouble = found, papers_.digest(found), ""
 
     def _report(self, parcel: Parcel) -> None:
         """For who waits for the end: what each node has still to do."""
