@@ -97,11 +97,7 @@ class Desk:
         return await self._load(version)
 
     async def recall(self, key: bytes) -> tuple[Entry | None, int]:
-        """What the cache has, and the key's epoch before it was looked up."""
-        if self._cache is None:
-            return None, 0
-        epoch = self._cache.epoch(key)
-        return await self._cache.get(key), epoch
+        return (None, 0) if self._cache is None else await self._cache.look_up(key)
 
     async def keep(self, entry: Entry, epoch: int) -> None:
         if self._cache is not None:
