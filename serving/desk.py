@@ -21,12 +21,13 @@ from serving.ledger import texts
 from serving.ledger.grants import Lease, LeaseRequest
 from serving.ledger.inbox import Piece, Taken
 from serving.ledger.keys import KeySnapshot, loader
-from serving.ledger.store import Store
+from serving.ledger.store import Store, epoch_ms
 from serving.ledger.texts import Kept
 from serving.papers import Papers
 from serving.runtime import Runtime
 
 GATHER_EVERY_S = 0.5
+CLOCK_OFF_S = 60
 NOTHING_TAKEN = Taken({}, frozenset())
 
 log = logging.getLogger(__name__)
@@ -79,10 +80,12 @@ class Desk:
         self._digest, self._gathered_s, self._trouble = "", float("-inf"), ""
         self._undone: dict[str, float] = {}
         self._reporting = asyncio.Lock()
+        self._clock_off: set[str] = set()
 
     async def ship(self, parcel: Parcel) -> Receipt:
         """Raises Unavailable for a node that has no papers yet while there are none."""
         taken = await self._take(parcel.pieces, parcel.cuts) if parcel.pieces else NOTHING_TAKEN
+        self._compare_clocks(parcel)
         if time.monotonic() - self._gathered_s > GATHER_EVERY_S:
             await asyncio.to_thread(self._gather)
         if not self._papers and not parcel.papers:
@@ -121,6 +124,17 @@ class Desk:
             self._trouble = str(exc)
             return
         self._papers, self._digest, self._trouble = found, papers_.digest(found), ""
+
+    def _compare_clocks(self, parcel: Parcel) -> None:
+        """The newest cut was made when the parcel was. Said once, and again when it was right in between."""
+        if not parcel.cuts:
+            return
+        off_s = (max(parcel.cuts.values()) - epoch_ms()) / 1000
+        if abs(off_s) < CLOCK_OFF_S:
+            self._clock_off.discard(parcel.node)
+        elif parcel.node not in self._clock_off:
+            self._clock_off.add(parcel.node)
+            log.warning("node %s: its clock is %+.0f s off, and dates rows by it: budgets suffer", parcel.node, off_s)
 
     def _report(self, parcel: Parcel) -> None:
         """For who waits for the end: what each node has still to do."""

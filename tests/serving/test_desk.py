@@ -16,6 +16,7 @@ from serving import desk as desk_
 from serving.config import Config, parse
 from serving.desk import Desk, Parcel
 from serving.ledger.inbox import Piece, Taken
+from serving.ledger.store import epoch_ms
 from serving.runtime import Runtime, fresh_run_folder
 
 NAME = "node-192.0.2.2-a.1.b.1.jsonl"
@@ -67,3 +68,14 @@ async def test_nodes_may_tell_all_at_once_what_they_have_still_to_do(desk: Desk)
         await asyncio.gather(*map(desk.ship, parcels))
         told = json.loads(desk._runtime.nodes_file.read_text())
         assert told == {parcel.node: parcel.undone for parcel in parcels}
+
+
+async def test_a_clock_that_is_off_is_told_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    async def ship(off_s: float) -> int:
+        cuts = {"node-a.1.b": epoch_ms() + int(off_s * 1000), "node-c.1.d": 0}
+        await desk.ship(Parcel("192.0.2.2", "x", (Piece(NAME, 0),), cuts))
+        return len(caplog.records)
+
+    with caplog.at_level(logging.WARNING):
+        assert [await ship(off_s) for off_s in (0, -20, 3600, 3600, 0, -7200, -7200)] == [0, 0, 1, 1, 1, 2, 2]
+    assert "192.0.2.2: its clock is +3600 s off" in caplog.text and "-7200 s" in caplog.text
