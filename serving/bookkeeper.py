@@ -68,6 +68,8 @@ class Bookkeeper:
         store = Store.open(self._config.ledger_url)
         writer = Writer(store, self._runtime.journal)
         inbox = Inbox(self._runtime.journal)
+        if self._config.gateway.nodes != "every":  # nobody will say more of what an earlier instance left
+            inbox.close()
         first = writer.ingest_once()
         usd = self._config.budget.frontier_usd_per_day
         budgets = Budgets(deployment_nusd_per_day=None if usd is None else int(usd * NUSD_PER_USD))

@@ -21,7 +21,7 @@ from models.errors import StartError
 from serving import papers
 from serving.admin_port import open_admin_port
 from serving.desk import Head, Parcel, Receipt
-from serving.ledger.inbox import Piece
+from serving.ledger.inbox import NAME, Piece
 from serving.ledger.journal import SUFFIX, looked_at, owner_of
 from serving.ledger.store import epoch_ms
 from serving.runtime import Runtime
@@ -34,6 +34,7 @@ START_PATIENCE_S = 30.0
 FAREWELL_S = 2.0
 TEND_EVERY_S = 5.0
 MAX_PARCEL_BYTES = 1 << 20
+LOOK_BACK_BYTES = 1 << 16
 LOCK = "courier.lock"
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,8 @@ class Courier:
         behind: set[str] = set()
         self._unsent_bytes = 0
         for path in sorted(self._runtime.journal.glob(f"*{SUFFIX}")):
+            if not NAME.fullmatch(path.name):  # somebody's copy: the head would refuse the whole parcel for it
+                continue
             piece, left = _piece(path, self._there.get(path.name, 0), room)
             pieces.append(piece)
             room -= len(piece.data)
@@ -136,22 +139,25 @@ class Courier:
             cuts[owner_of(path)] = cut_ms
             if left:
                 behind.add(owner_of(path))
-        undone = in_flight(self._runtime.metrics) + self._unsent_bytes + sum(len(p.data) for p in pieces)
+        undone = 1.0
+        if self._draining:  # it is all metrics of the node added up: not five times a second for nobody
+            undone = in_flight(self._runtime.metrics) + self._unsent_bytes + sum(len(p.data) for p in pieces)
         cuts = {owner: at_ms for owner, at_ms in cuts.items() if owner not in behind}
-        return Parcel(self._runtime.node, self._digest, tuple(pieces), cuts, undone if self._draining else 1.0)
+        return Parcel(self._runtime.node, self._digest, tuple(pieces), cuts, undone)
 
     def _apply(self, parcel: Parcel, receipt: Receipt) -> None:
-        if receipt.papers is not None:
-            papers.place(receipt.papers, self._runtime)
-            self._digest = papers.digest(receipt.papers)
-        if receipt.draining and not self._draining:
-            self._runtime.draining_file.touch()
-        self._draining = receipt.draining
+        """Papers last: on a full disk they cannot be placed until journals have gone."""
         self._there.update(receipt.taken.sizes)
         for piece in parcel.pieces:
             if piece.name in receipt.taken.done:
-                _delete(self._runtime.journal / piece.name, piece.offset + len(piece.data))
+                _delete(self._runtime.journal / piece.name, piece.end)
                 self._there.pop(piece.name, None)
+        if receipt.draining and not self._draining:
+            self._runtime.draining_file.touch()
+        self._draining = receipt.draining
+        if receipt.papers is not None:
+            papers.place(receipt.papers, self._runtime)
+            self._digest = papers.digest(receipt.papers)
 
 
 def _piece(path: Path, there: int, room: int) -> tuple[Piece, int]:
@@ -160,11 +166,20 @@ def _piece(path: Path, there: int, room: int) -> tuple[Piece, int]:
     with looked_at(path) as (fd, orphaned):
         size = os.fstat(fd).st_size
         offset = min(there, size)
-        data = os.pread(fd, min(room, size - offset), offset) if room > 0 else b""
-        left = size - offset - len(data)
-        if not orphaned and not left:
-            data = data[: data.rfind(b"\n") + 1]
+        end = size if orphaned else _end_of_lines(fd, offset, size)
+        data = os.pread(fd, min(room, end - offset), offset) if room > 0 else b""
+        left = end - offset - len(data)
         return Piece(path.name, offset, data, over=orphaned and not left), left
+
+
+def _end_of_lines(fd: int, start: int, size: int) -> int:
+    """Behind the last whole line; `start` when none has ended since."""
+    while size > start:
+        begin = max(start, size - LOOK_BACK_BYTES)
+        if whole := os.pread(fd, size - begin, begin).rfind(b"\n") + 1:
+            return begin + whole
+        size = begin
+    return start
 
 
 def _delete(path: Path, size: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from models.errors import Unavailable
 from serving import papers as papers_
 from serving.cache.exact import Entry, ExactCache
 from serving.config import Config
@@ -20,12 +21,13 @@ from serving.ledger import texts
 from serving.ledger.grants import Lease, LeaseRequest
 from serving.ledger.inbox import Piece, Taken
 from serving.ledger.keys import KeySnapshot, loader
-from serving.ledger.store import Store
+from serving.ledger.store import Store, epoch_ms
 from serving.ledger.texts import Kept
 from serving.papers import Papers
 from serving.runtime import Runtime
 
 GATHER_EVERY_S = 0.5
+CLOCK_OFF_S = 60
 NOTHING_TAKEN = Taken({}, frozenset())
 
 log = logging.getLogger(__name__)
@@ -75,27 +77,30 @@ class Desk:
         self._config, self._runtime, self._store, self._cache, self._take = config, runtime, store, cache, take
         self._load = loader(store)
         self._papers: dict[str, bytes] = {}
-        self._digest, self._gathered_s = "", float("-inf")
+        self._digest, self._gathered_s, self._trouble = "", float("-inf"), ""
         self._undone: dict[str, float] = {}
+        self._reporting = asyncio.Lock()
+        self._clock_off: set[str] = set()
 
     async def ship(self, parcel: Parcel) -> Receipt:
+        """Raises Unavailable for a node that has no papers yet while there are none."""
         taken = await self._take(parcel.pieces, parcel.cuts) if parcel.pieces else NOTHING_TAKEN
+        self._compare_clocks(parcel)
         if time.monotonic() - self._gathered_s > GATHER_EVERY_S:
             await asyncio.to_thread(self._gather)
+        if not self._papers and not parcel.papers:
+            raise Unavailable(f"papers cannot be gathered: {self._trouble}")
         draining = self._runtime.draining_file.exists()
         if draining:
-            await asyncio.to_thread(self._report, parcel)
-        return Receipt(taken, draining, self._papers if parcel.papers != self._digest else None)
+            async with self._reporting:
+                await asyncio.to_thread(self._report, parcel)
+        return Receipt(taken, draining, self._papers if self._papers and parcel.papers != self._digest else None)
 
     async def keys(self, version: int) -> KeySnapshot | None:
         return await self._load(version)
 
     async def recall(self, key: bytes) -> tuple[Entry | None, int]:
-        """What the cache has, and the key's epoch before it was looked up."""
-        if self._cache is None:
-            return None, 0
-        epoch = self._cache.epoch(key)
-        return await self._cache.get(key), epoch
+        return (None, 0) if self._cache is None else await self._cache.look_up(key)
 
     async def keep(self, entry: Entry, epoch: int) -> None:
         if self._cache is not None:
@@ -110,14 +115,26 @@ class Desk:
 
     def _gather(self) -> None:
         """While a file is just being replaced those gathered before stay."""
+        self._gathered_s = time.monotonic()
         try:
             found = papers_.gather(self._config, self._runtime)
         except (OSError, ValueError) as exc:
-            log.warning("papers for other nodes stay as they were: %s", exc)
-            if not self._papers:
-                raise
+            if str(exc) != self._trouble:
+                log.warning("papers for other nodes stay as they were: %s", exc)
+            self._trouble = str(exc)
             return
-        self._papers, self._digest, self._gathered_s = found, papers_.digest(found), time.monotonic()
+        self._papers, self._digest, self._trouble = found, papers_.digest(found), ""
+
+    def _compare_clocks(self, parcel: Parcel) -> None:
+        """The newest cut was made when the parcel was. Said once, and again when it was right in between."""
+        if not parcel.cuts:
+            return
+        off_s = (max(parcel.cuts.values()) - epoch_ms()) / 1000
+        if abs(off_s) < CLOCK_OFF_S:
+            self._clock_off.discard(parcel.node)
+        elif parcel.node not in self._clock_off:
+            self._clock_off.add(parcel.node)
+            log.warning("node %s: its clock is %+.0f s off, and dates rows by it: budgets suffer", parcel.node, off_s)
 
     def _report(self, parcel: Parcel) -> None:
         """For who waits for the end: what each node has still to do."""

@@ -74,10 +74,7 @@ class Pipeline:
             job.epoch = await self.memory.cache.began(job.cache_key)
             job.row.cache = "bypass"
             return None
-        entry = await self.memory.cache.get(job.cache_key)
-        job.epoch = self.memory.cache.epoch(
-            job.cache_key
-        )  # after the look-up, by which another node's gateway hears of deletions
+        entry, job.epoch = await self.memory.cache.look_up(job.cache_key)
         if entry is None and job.lookup is None:
             job.allow_miss()
         return entry

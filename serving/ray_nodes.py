@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 
@@ -188,6 +187,7 @@ class Roster:
     port: int = 0
     per_node: int = 0  # gateways on every node; 0: they are all on the head, and nobody looks for them
     gateways: list[str] = field(default_factory=list)  # where one can be called, the head first
+    away: list[str] = field(default_factory=list)  # addresses of those that are not the head
     _known: list[str] = field(default_factory=list)
     _trouble: str = ""
     _wanted: int = 0
@@ -236,6 +236,7 @@ class Roster:
         proxies = {node for node, status in serve.status().proxies.items() if status == ProxyStatus.HEALTHY}
         have = {ip for ip, _ in _replicas("gateway")}
         served = [n for n in alive if n["NodeID"] in proxies and n["NodeManagerAddress"] in have]
+        self.away = [node["NodeManagerAddress"] for node in served if HEAD_RESOURCE not in node["Resources"]]
         served.sort(key=lambda node: (HEAD_RESOURCE not in node["Resources"], node["NodeManagerAddress"]))
         found = [f"http://{node['NodeManagerAddress']}:{self.port}" for node in served]
         if found != self.gateways:
@@ -266,14 +267,14 @@ def _replicas(application: str) -> list[tuple[str, int]]:
     ]
 
 
-def undone(runtime: Runtime, gateways: list[str]) -> float:
+def undone(runtime: Runtime, away: list[str]) -> float:
     """What gateways on other nodes have still to do while the service drains; a node that has not said so yet counts
     as one."""
     try:
         told = json.loads(runtime.nodes_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         told = {}
-    return float(sum(told.get(urlsplit(url).hostname, 1.0) for url in gateways[1:]))
+    return float(sum(told.get(address, 1.0) for address in away))
 
 
 def leave() -> bool:

@@ -359,11 +359,11 @@ def _drain(config: Config, runtime: Runtime, roster: ray_nodes.Roster) -> None:
     own shutdown ends HAProxy first, and them with it."""
     runtime.draining_file.touch()
     until_s = time.monotonic() + config.gateway.drain_s
-    while in_flight(runtime.metrics) or ray_nodes.undone(runtime, roster.gateways):
+    while in_flight(runtime.metrics) or ray_nodes.undone(runtime, roster.away):
         if time.monotonic() > until_s:
             return
         time.sleep(0.2)
-        if roster.gateways:
+        if roster.away:
             roster.look()  # a node that dies now is not waited for
 
 

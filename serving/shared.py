@@ -21,7 +21,7 @@ from serving.config import Config
 from serving.courier import Courier
 from serving.desk import Head
 from serving.ledger import texts
-from serving.ledger.keys import Load, loader
+from serving.ledger.keys import KeySnapshot, Load, loader
 from serving.ledger.store import Store
 from serving.ledger.texts import Kept
 from serving.runtime import Runtime
@@ -29,8 +29,10 @@ from serving.side import BODY_WAIT_S, MAX_SMALL_BODY_BYTES, Handler
 from serving.texts.log import Save
 
 MIB = 1 << 20
+KEYS_WAIT_S = 5.0
 SAVE_WAIT_S = 10.0
 PASS_ON_WAIT_S = 30.0
+PASSED_ON = "x-farthing-passed-on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Away:
 
     @property
     def load(self) -> Load:
-        return self.head.keys
+        return self._keys
 
     @property
     def save(self) -> Save:
@@ -75,8 +77,11 @@ class Away:
         """Feedback and deletions: stored answers have one owner."""
 
         async def pass_on(exchange: Exchange) -> None:
+            if exchange.header(PASSED_ON) is not None:  # the head's HAProxy had none of its own to ask
+                raise Unavailable("the head's gateways are not up; try again shortly", retry_after_s=2.0)
             body = await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S)
             headers = {n: v for n in ("authorization", "content-type") if (v := exchange.header(n)) is not None}
+            headers[PASSED_ON] = "1"
             url = f"{self.url}{exchange.path}" + (f"?{exchange.query}" if exchange.query else "")
             timeout = aiohttp.ClientTimeout(total=PASS_ON_WAIT_S)
             try:
@@ -87,6 +92,11 @@ class Away:
                 raise Unavailable("the head does not answer; try again shortly", retry_after_s=2.0) from exc
 
         return pass_on
+
+    async def _keys(self, version: int) -> KeySnapshot | None:
+        """Bounded: who waited for ever for one answer would never hear of a revoked key again."""
+        async with asyncio.timeout(KEYS_WAIT_S):
+            return await self.head.keys(version)
 
     async def close(self) -> None:
         """After the journal has been released."""

@@ -7,6 +7,7 @@ beyond the row it is given.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,10 +45,12 @@ def in_flight(directory: Path) -> float:
 
 
 def forget_dead(directory: Path) -> None:
-    """Take the gauges of processes that are gone out of the sums (their counters stay: what was counted happened)."""
+    """Take the gauges of processes that are gone out of the sums (their counters stay: what was counted happened).
+    Several may do it at once."""
     for pid in {path.stem.rpartition("_")[2] for path in directory.glob("gauge_live*.db")}:
         if not Path("/proc", pid).exists():
-            mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]
+            with contextlib.suppress(FileNotFoundError):  # another was faster; what it left goes the next time
+                mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]
 
 
 class GatewayMetrics:

@@ -78,6 +78,11 @@ class ExactCache:
         """`epoch`, for a request that looks nothing up."""
         return self.epoch(key)
 
+    async def look_up(self, key: bytes) -> tuple[Entry | None, int]:
+        """What there is, and the epoch before it was looked for."""
+        epoch = self.epoch(key)
+        return await self.get(key), epoch
+
     async def get(self, key: bytes) -> Entry | None:
         """Suspends only when this process does not hold the answer itself."""
         epoch = self._notice_deletions(key)

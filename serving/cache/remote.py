@@ -21,11 +21,9 @@ log = logging.getLogger(__name__)
 class AnswerCache(Protocol):
     """What a gateway needs of a cache; ExactCache and RemoteCache are one."""
 
-    def epoch(self, key: bytes) -> int: ...
+    async def look_up(self, key: bytes) -> tuple[Entry | None, int]: ...
 
     async def began(self, key: bytes) -> int: ...
-
-    async def get(self, key: bytes) -> Entry | None: ...
 
     def put(self, entry: Entry, epoch: int) -> None: ...
 
@@ -45,30 +43,24 @@ class RemoteCache:
 
     def __init__(self, shelf: Shelf, max_entry_bytes: int) -> None:
         self._shelf, self._max_entry_bytes = shelf, max_entry_bytes
-        self._epochs: dict[bytes, int] = {}
         self._puts: set[asyncio.Task[None]] = set()
         self._away = False
 
-    def epoch(self, key: bytes) -> int:
-        """As `get` has just heard of it. If it has not, the answer will be refused."""
-        return self._epochs.pop(key, UNKNOWN)
-
     async def began(self, key: bytes) -> int:
-        await self.get(key)
-        return self.epoch(key)
+        return (await self.look_up(key))[1]
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def look_up(self, key: bytes) -> tuple[Entry | None, int]:
+        """As the head's. Where that did not answer, what the model answers will be refused."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                entry, epoch = await self._shelf.recall(key)
+                found = await self._shelf.recall(key)
         except Exception as exc:  # noqa: BLE001 - the edge to another machine: a fault of the cache fails no request
             if not self._away:
                 log.warning("the exact cache at the head does not answer (%s): all are misses", type(exc).__name__)
             self._away = True
-            return None
+            return None, UNKNOWN
         self._away = False
-        self._epochs[key] = epoch
-        return entry
+        return found
 
     def put(self, entry: Entry, epoch: int) -> None:
         if entry.size > self._max_entry_bytes or epoch == UNKNOWN:

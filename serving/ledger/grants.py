@@ -233,10 +233,10 @@ class Grants:
             self._held[replica, key_id] = (tenant, Amounts(nusd=amounts.nusd, parallel=amounts.parallel))
 
     def _add_spend(self, spend: Iterable[Spend]) -> None:
+        """Rows bear their node's clock, days are by this one: what claims to be of tomorrow is of today."""
+        self._roll(self._clock_ms() // DAY_MS)
         for entry in spend:
-            day = entry.at_ms // DAY_MS
-            self._roll(day)
-            if day == self._day:
+            if entry.at_ms // DAY_MS >= self._day:
                 for scope in (("key", entry.key_id), ("tenant", entry.tenant), ("deployment", "")):
                     self._spent[scope] += entry.nusd
 

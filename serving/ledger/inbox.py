@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from serving.ledger.grants import HOLD_S
 from serving.ledger.journal import SUFFIX, owner_of
 
 AWAY = "node-"  # how the owner of a journal on another node is named
-_NAME = re.compile(rf"{AWAY}[A-Za-z0-9_.-]+{re.escape(SUFFIX)}")
+NAME = re.compile(rf"{AWAY}[A-Za-z0-9_.-]+{re.escape(SUFFIX)}")
 _REMEMBERED = 1_000
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,10 @@ class Piece:
     offset: int
     data: bytes = b""
     over: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Inbox:
     def __init__(self, directory: Path, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._directory, self._clock_s = directory, clock_s
         self._copies: dict[str, _Copy] = {}
-        self._done: deque[str] = deque(maxlen=_REMEMBERED)
+        self._done: dict[str, int] = {}  # journals that have ended, and how long they were
         self._cuts: dict[str, int] = {}
         self._read_ms: dict[str, int] = {}
         for path in directory.glob(f"{AWAY}*{SUFFIX}"):
@@ -85,9 +88,12 @@ class Inbox:
         """`cuts`: owner to the time, by its node's clock, before which all its lines are in these pieces or were in
         earlier ones. Raises OSError when the disk refuses, BadRequest for a name that is none."""
         now_s = self._clock_s()
-        done = frozenset(piece.name for piece in pieces if self._put(piece, now_s))
-        self._cuts.update({owner: cut_ms for owner, cut_ms in cuts.items() if owner.startswith(AWAY)})
+        for name in self._copies.keys() & {piece.name for piece in pieces}:
+            self._copies[name].heard_s = now_s  # of all, whichever of them the disk refuses
+        done = frozenset(piece.name for piece in pieces if self._put(piece))
         sizes = {piece.name: copy.size for piece in pieces if (copy := self._copies.get(piece.name)) is not None}
+        short = {owner_of(Path(p.name)) for p in pieces if sizes.get(p.name, p.end) < p.end}  # it came too early
+        self._cuts.update({o: cut_ms for o, cut_ms in cuts.items() if o.startswith(AWAY) and o not in short})
         return Taken(sizes, done)
 
     def passed(self) -> None:
@@ -114,23 +120,25 @@ class Inbox:
             os.close(copy.fd)
         self._copies.clear()
 
-    def _put(self, piece: Piece, now_s: float) -> bool:
+    def _put(self, piece: Piece) -> bool:
         """Returns whether the journal has ended and is safe here."""
-        if not _NAME.fullmatch(piece.name):
+        if not NAME.fullmatch(piece.name):
             raise BadRequest(f"'{piece.name}' is not the name of a node's journal")
-        if piece.name in self._done:  # its answer was lost on the way
-            return True
         if piece.name not in self._copies:
+            # The answer was lost on the way. One that goes on was seen between its creation and its owner's lock.
+            if piece.over and piece.end <= self._done.get(piece.name, -1):
+                return True
             self._copies[piece.name] = self._opened(piece.name)
         copy = self._copies[piece.name]
-        copy.heard_s = now_s
         if piece.offset <= copy.size:
             copy.append(piece.data[copy.size - piece.offset :])
-        if not piece.over or copy.size < piece.offset + len(piece.data):
+        if not piece.over or copy.size < piece.end:
             return False
         os.fsync(copy.fd)  # the original goes after this
         os.close(self._copies.pop(piece.name).fd)
-        self._done.append(piece.name)
+        self._done[piece.name] = copy.size
+        if len(self._done) > _REMEMBERED:
+            del self._done[next(iter(self._done))]
         return True
 
     def _opened(self, name: str) -> _Copy:

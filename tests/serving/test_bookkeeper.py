@@ -18,6 +18,7 @@ from serving.bookkeeper import STALE_S, Bookkeeper
 from serving.config import Config, parse
 from serving.ledger import texts
 from serving.ledger.grants import Amounts, Ask, LeaseRequest
+from serving.ledger.inbox import AWAY
 from serving.ledger.journal import Journal
 from serving.ledger.keys import Limits
 from serving.ledger.row import Row
@@ -119,6 +120,21 @@ async def test_a_lease_is_bounded_by_the_configured_budget(bookkeeper: Bookkeepe
     assert grant.granted.nusd <= 10**9 and grant.blocked_by == "deployment"
     (grant,) = (await bookkeeper.lease(LeaseRequest("r.1.a", 2, (ask,)))).grants
     assert grant.granted.nusd <= 10**9
+
+
+async def test_copies_of_other_nodes_journals_are_not_waited_for_where_no_node_has_gateways(
+    config: Config, runtime: Runtime
+) -> None:
+    left = Journal(runtime.journal, f"{AWAY}192.0.2.2-a")
+    left.open(Row(request_id="req_1", at_ms=1))
+    left.stop()
+    books = Bookkeeper(config, runtime)
+    await books.start()
+    assert count(books) == 1 and not list(runtime.journal.glob(f"{AWAY}*"))
+    ask = Ask("", "default", Limits(), want=Amounts(nusd=1))
+    (grant,) = (await books.lease(LeaseRequest("r.1.a", 1, (ask,), whole=True))).grants
+    assert grant.granted.nusd >= 1
+    await books.close()
 
 
 async def test_the_engines_hours_are_written_down_at_the_configured_price(bookkeeper: Bookkeeper) -> None:

@@ -265,6 +265,29 @@ async def test_draining_reaches_the_node_and_the_end_waits_for_its_journal(
     carrier._lock = None
 
 
+async def test_papers_that_find_no_room_keep_no_journal_from_going(
+    at_head: Runtime, runtime: Runtime, wire: Wire, carrier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+
+    def full(*_: Any) -> None:
+        tried.append(_)
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(papers, "place", full)
+        tell_engines(at_head, 3)
+        await until(lambda: tried)
+        journal = Journal(runtime.journal, f"{AWAY}{NODE}-g")
+        one_done(journal, "one")
+        journal.stop()
+        await until(lambda: statuses(wire) == {"one": "answered"})
+        at_head.draining_file.touch()
+        await until(runtime.draining_file.exists)
+        await until(lambda: not list(runtime.journal.glob("*")))
+    await until(lambda: len(json.loads(runtime.engines_file.read_text())["members"]) == 3)
+
+
 async def test_without_the_head_a_node_does_not_start(
     runtime: Runtime, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,22 +348,21 @@ def entry(key: bytes, body: bytes = b"{}") -> Entry:
 
 async def test_the_cache_of_a_node_is_the_heads(wire: Wire) -> None:
     one, two = RemoteCache(wire, 100_000), RemoteCache(wire, 100_000)
-    assert await one.get(b"k") is None
-    one.put(entry(b"k"), one.epoch(b"k"))
+    missed, epoch = await one.look_up(b"k")
+    assert missed is None
+    one.put(entry(b"k"), epoch)
     await one.close()
-    found = await two.get(b"k")
+    found, began = await two.look_up(b"k")
     assert found is not None and found.cost_nusd == 3
     cache = wire.books.desk._cache
     assert cache is not None
-    began = two.epoch(b"k")
     assert began == await one.began(b"k")
     await cache.delete_entry(b"k")
-    assert await one.get(b"k") is None and await two.get(b"k") is None
+    assert (await one.look_up(b"k"))[0] is None and (await two.look_up(b"k"))[0] is None
     two.put(entry(b"k"), began)  # its request began before the deletion
     one.put(entry(b"big", b"x" * 200_000), await one.began(b"big"))
-    one.put(entry(b"never looked up"), one.epoch(b"never looked up"))
     await asyncio.gather(one.close(), two.close())
-    assert await one.get(b"k") is None and await one.get(b"big") is None
+    assert (await one.look_up(b"k"))[0] is None and (await one.look_up(b"big"))[0] is None
 
 
 async def test_texts_of_a_node_are_kept_at_the_head(config: Config, runtime: Runtime, wire: Wire) -> None:
@@ -357,6 +379,12 @@ async def test_texts_of_a_node_are_kept_at_the_head(config: Config, runtime: Run
 async def test_without_the_head_the_cache_misses_and_fails_nothing(wire: Wire) -> None:
     cache = RemoteCache(wire, 1000)
     wire.cut = True
-    assert await cache.get(b"k") is None
+    missed, epoch = await cache.look_up(b"k")
+    assert missed is None
+    wire.cut = False
+    cache.put(entry(b"k"), epoch)  # nobody has said what was deleted meanwhile
+    await cache.close()
+    assert (await cache.look_up(b"k"))[0] is None
+    wire.cut = True
     cache.put(entry(b"k"), 0)
     await cache.close()

@@ -328,3 +328,21 @@ async def test_a_client_that_leaves_before_a_model_is_asked_has_one_row_that_cos
         assert len(service.flights) == 0
     assert (row["status"], row["cost_nusd"]) == ("cancelled", 0)
     assert setup.small.calls == []
+
+
+async def test_what_is_deleted_while_a_question_is_looked_up_is_not_stored_by_it(setup: Setup) -> None:
+    async with running(setup) as gateway:
+        get = gateway.cache.get
+
+        async def deleted_meanwhile(key: bytes) -> Any:
+            found = await get(key)
+            await gateway.cache.delete_all()
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gateway.cache, "get", deleted_meanwhile)
+            await gateway.ask("the same")
+        response, _ = await gateway.ask("the same")
+        assert response.headers["x-farthing-cache"] == "miss"
+        response, _ = await gateway.ask("the same")
+        assert response.headers["x-farthing-cache"] == "exact"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from models.errors import ConfigError
 from models.upstream.openai import make_session
-from serving import node
+from serving import node, ray_nodes
 from serving.backends import build_tiers
 from serving.config import Config, parse
 from serving.engine_plan import plan_engine
-from serving.ray_nodes import Needs, Roster, check, code_digest, lacking, needs, undone
+from serving.ray_nodes import HEAD_RESOURCE, Needs, Roster, check, code_digest, lacking, needs, undone
 from serving.runtime import Runtime
 from serving.telemetry import GatewayMetrics
 
@@ -116,11 +119,37 @@ def test_a_gateway_on_every_node_is_not_on_loopback() -> None:
 def test_an_end_waits_for_what_other_nodes_have_to_do(tmp_path: Path) -> None:
     runtime = Runtime(tmp_path, "", metrics_in_service=False, clustered=True)
     runtime.run.mkdir()
-    nodes = [f"http://192.0.2.{number}:8000" for number in (1, 2, 3)]  # the head reports nothing: it is beside
+    away = ["192.0.2.2", "192.0.2.3"]  # the head reports nothing: it is beside
     assert undone(runtime, []) == 0
-    assert undone(runtime, nodes) == 2
+    assert undone(runtime, away) == 2
     runtime.nodes_file.write_text('{"192.0.2.2": 0, "192.0.2.3": 17, "192.0.2.4": 5}')
-    assert undone(runtime, nodes) == 17
+    assert undone(runtime, away) == 17
+
+
+@pytest.mark.parametrize("head_serves", [True, False])
+def test_a_node_is_waited_for_whether_or_not_the_head_serves(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, head_serves: bool
+) -> None:
+    import ray
+    from ray import serve
+    from ray.serve import context
+    from ray.serve.schema import ProxyStatus
+
+    def machine(number: int, **resources: float) -> dict[str, Any]:
+        address = f"192.0.2.{number}"
+        return {"NodeID": str(number), "NodeManagerAddress": address, "Alive": True, "Resources": resources}
+
+    alive = [machine(1, **{HEAD_RESOURCE: 1.0}), machine(2)]
+    healthy = {n["NodeID"]: ProxyStatus.HEALTHY for n in (alive if head_serves else alive[1:])}
+    monkeypatch.setattr(ray, "nodes", lambda: alive)
+    monkeypatch.setattr(ray, "get", lambda *_, **__: None)
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(proxies=healthy))
+    monkeypatch.setattr(context, "_get_global_client", MagicMock())
+    monkeypatch.setattr(ray_nodes, "_replicas", lambda _: [("192.0.2.1", 1), ("192.0.2.2", 1)])
+    roster = Roster(runtime, None, lambda _: None, 8000, 1)
+    roster.look()
+    assert roster.gateways == [f"http://192.0.2.{n}:8000" for n in ((1, 2) if head_serves else (2,))]
+    assert roster.away == ["192.0.2.2"] and undone(runtime, roster.away) == 1
 
 
 @pytest.fixture

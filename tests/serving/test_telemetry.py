@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -73,6 +74,21 @@ def test_processes_add_up_and_the_dead_ones_counts_stay(tmp_path: Path) -> None:
     forget_dead(tmp_path)
     assert in_flight(tmp_path) == 1
     assert b'farthing_requests_total{reason="easy",route="small",status="answered"} 2.0' in exposition(tmp_path)
+
+
+def test_two_processes_may_forget_a_dead_one_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("gauge_livesum", "gauge_livemax"):
+        (tmp_path / f"{kind}_{2**22 + 1}.db").touch()  # no process has so high a number
+    remove = os.remove
+
+    def remove_twice(path: str) -> None:
+        remove(path)
+        remove(path)
+
+    monkeypatch.setattr("prometheus_client.multiprocess.os.remove", remove_twice)
+    for _ in range(2):
+        forget_dead(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_registered_globally() -> None:

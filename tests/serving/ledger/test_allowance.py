@@ -376,3 +376,18 @@ async def test_accounts_with_nothing_in_them_are_forgotten(world: World) -> None
         await replica.report()
     assert replica._accounts == {}
     assert world.grants._held == {}
+
+
+async def test_a_node_whose_clock_is_a_day_ahead_does_not_end_the_day_for_all(world: World) -> None:
+    replica, limited = world.replica(), key(nusd_per_day=1_000)
+    world.ingest(world.spend(600))
+    world.ingest(Spend(world.clock_ms() + DAY_MS, "t", "k", 100))
+    world.ingest(world.spend(200))
+    with pytest.raises(BudgetExceeded):
+        await replica.reserve(limited, 101)
+    await replica.reserve(limited, 100)
+    restarted = world.ledger(world.spend(600), Spend(world.clock_ms() + DAY_MS, "t", "k", 300))
+    restarted.ingested(IngestStats(world.clock_ms(), spend=[world.spend(100)]))
+    world.grants = restarted
+    with pytest.raises(BudgetExceeded):
+        await world.replica("b").reserve(limited, 1)

@@ -117,6 +117,23 @@ def test_a_dead_gateways_open_requests_are_lost_once(head: Head, journal: Journa
     assert head.reads() == 0 and head.copies() == []
 
 
+def test_a_journal_that_looked_dead_before_its_owner_had_locked_it_goes_on(head: Head, journal: Journal) -> None:
+    name, data = of(journal)
+    assert head.inbox.take([Piece(name, 0, over=True)], {}).done == {name}
+    head.reads()
+    assert head.inbox.take([Piece(name, 0, data[:50])], {}).sizes == {name: 50}
+    assert head.inbox.take([Piece(name, 50, data[50:], over=True)], {}).done == {name}
+    assert head.reads() == 1 and head.statuses() == {"done": "answered", "open": "lost"}
+
+
+def test_nor_is_it_done_when_its_owner_has_died_meanwhile(head: Head, journal: Journal) -> None:
+    name, data = of(journal)
+    head.inbox.take([Piece(name, 0, over=True)], {})
+    assert head.inbox.take([Piece(name, 0, data, over=True)], {}).done == {name}
+    head.reads()
+    assert head.statuses() == {"done": "answered", "open": "lost"}
+
+
 def test_it_is_not_over_before_all_of_it_is_here(head: Head, journal: Journal) -> None:
     name, data = of(journal)
     assert head.inbox.take([Piece(name, 50, data[50:], over=True)], {}).done == frozenset()
@@ -158,6 +175,30 @@ def test_money_counts_as_held_until_its_row_is_here_and_read(head: Head, journal
     head.inbox.take([Piece(name, len(data), over=True)], {})
     head.reads()
     assert head.inbox.read_ms(journal.owner) == 0, "the dead are forgotten"
+
+
+def test_money_counts_as_held_while_what_came_cannot_be_put_to_what_is_here(head: Head, journal: Journal) -> None:
+    """As when a node comes back that was given up: the head has let go of its copy."""
+    name, data = of(journal)
+    head.inbox.take([Piece(name, 50, data[50:])], {journal.owner: 17})
+    head.reads()
+    assert head.inbox.read_ms(journal.owner) == 0
+    head.inbox.take([Piece(name, 0, data)], {journal.owner: 18})
+    head.reads()
+    assert head.inbox.read_ms(journal.owner) == 18
+
+
+def test_a_node_whose_lines_the_disk_refuses_is_not_silent(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{AWAY}192.0.2.2-abc.1.a.{number}.jsonl" for number in (1, 2)]
+    head.inbox.take([Piece(name, 0, b"{}\n") for name in names], {})
+    with monkeypatch.context() as full:
+        full.setattr("os.write", lambda _fd, _what: 0)
+        for _ in range(4):
+            head.clock.now_s += HOLD_S / 2
+            with pytest.raises(OSError, match="full"):
+                head.inbox.take([Piece(name, 3, b"{}\n") for name in names], {})
+            head.reads()
+    assert head.inbox.take([Piece(name, 3) for name in names], {}).sizes == dict.fromkeys(names, 3)
 
 
 @pytest.mark.parametrize("name", ["../ledger.db", "local.1.2.jsonl", f"{AWAY}a/b.jsonl", f"{AWAY}a.db"])
