@@ -61,6 +61,7 @@ def environment(folder: Path, host: str, port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         # A replaced HAProxy keeps open streams this long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "2",  # Ray's four take the cores from the gateways
         "RAY_SERVE_PORT_QUARANTINE_S": "30",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     }

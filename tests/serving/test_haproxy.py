@@ -136,6 +136,10 @@ def test_every_path_and_port_is_this_instances_own(tmp_path: Path) -> None:
     assert len(paths) >= 5 and all(value.startswith(str(tmp_path)) for value in paths)
 
 
+def test_haproxy_leaves_the_cores_to_the_gateways(tmp_path: Path) -> None:
+    assert haproxy.environment(tmp_path, "", 8000)["RAY_SERVE_HAPROXY_NBTHREAD"] == "2"
+
+
 def test_no_line_is_written_about_a_request(tmp_path: Path) -> None:
     def logging(config: str) -> list[str]:
         return re.findall(r"^\s*(log |log-format|option httplog|http-request set-var-fmt\(txn\.serve_)", config, re.M)
