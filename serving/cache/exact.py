@@ -45,9 +45,8 @@ class ExactCache:
 
     def __init__(self, store: Store, thread: ThreadPoolExecutor, limits: CacheLimits, now: Callable[[], float]) -> None:
         self._store, self._thread, self._limits, self._now = store, thread, limits, now
-        self._recent: OrderedDict[bytes, tuple[Entry, int]] = (
-            OrderedDict()
-        )  # with the epoch it was known to be wanted in
+        # With the epoch each was known to be wanted in.
+        self._recent: OrderedDict[bytes, tuple[Entry, int]] = OrderedDict()
         self._recent_bytes = 0
         self._seen_epoch = store.epoch()
         self._waiting: list[tuple[Entry, int]] = []
