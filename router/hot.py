@@ -1,4 +1,4 @@
-"""The artifact in use, swapped while running: a changed pointer is seen within a second, a bad artifact never."""
+"""The artifact in use and how far it acts, swapped while running: a change is seen within a second, a bad one never."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final, Generic, TypeVar
 from models.errors import ConfigError
 from router.artifacts import current_version
 from router.deployed import PRIOR, Deployed
+from router.rollout import Rollout, read, stamp
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Hot(Generic[T]):
             self.error = ""
         except ConfigError as error:
             self.error = error.message
-            log.error("artifact %s is not taken up, the earlier one stays: %s", self._pointed, error.message)
+            log.error("%s is not taken up, what was in use stays: %s", self._pointed, error.message)
 
     def _pointer(self) -> str:
         return current_version(self._root) if self._root is not None else ""
@@ -61,8 +62,25 @@ class Hot(Generic[T]):
         return self._root / self._pointed if self._root is not None and self._pointed else None
 
 
+class HotRollout(Hot[Rollout]):
+    """What the file beside the artifacts says; without one, what is `stated`."""
+
+    def __init__(self, root: Path | None, stated: Rollout, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(root, lambda folder: (read(folder) if folder is not None else None) or stated, clock)
+
+    def _pointer(self) -> str:
+        return stamp(self._root) if self._root is not None else ""
+
+    def _folder(self) -> Path | None:
+        return self._root
+
+
 class HotArtifact(Hot[Deployed]):
     """The router's; without artifacts of the user's own, the shipped prior."""
 
     def __init__(self, root: Path | None, encoder_sha256: str, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(root, lambda folder: Deployed.load(folder or PRIOR, encoder_sha256), clock)
+
+    def rollout(self, stated: Rollout) -> HotRollout:
+        """How far it acts: what the file beside the artifacts says, else what is `stated`. Raises ConfigError."""
+        return HotRollout(self._root, stated, self._clock)

@@ -12,8 +12,8 @@ import json
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Final, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from router.deployed import Deployed, scored_by
 from router.estimators.base import Inputs
 from router.hot import HotArtifact
 from router.policy import Band, RuleDecider, TierFacts, able_from, doubtful, nobody_can, obstacle
+from router.rollout import Rollout
 
 MAX_CONVERSATIONS: Final = 20_000
 MAX_EXPLORE: Final = 0.05
@@ -41,7 +42,7 @@ class Worth:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """mode: `shadow` decides and records, the rules act. rollout: the part of conversations it acts on, 0..1.
+    """rollout: how far it acts, where no file beside the artifacts says otherwise (`router/rollout.py`).
 
     deadline_s: for embedding and score together. margin: how much gain a conversation must miss or exceed the threshold
     by before it changes tier, within sticky_s of its last turn. band: gains in doubt (`policy.doubtful`), None: none;
@@ -50,8 +51,7 @@ class Settings:
     be known.
     """
 
-    mode: Literal["shadow", "on"] = "on"
-    rollout: float = 1.0
+    rollout: Rollout = field(default_factory=lambda: Rollout("act"))
     deadline_s: float = 0.2
     margin: float = 0.1
     sticky_s: float = 1800.0
@@ -101,6 +101,7 @@ class LearnedDecider:
         self._rules = rules
         self._settings = settings
         self._worths = tuple(worths) if worths is not None else even_worths(len(self._tiers))
+        self._rollout = artifact.rollout(settings.rollout)
         self._embed = embed
         self._held = Conversations(settings.sticky_s)
         self.fell_back: Counter[str] = Counter()
@@ -108,9 +109,16 @@ class LearnedDecider:
 
     @property
     def version(self) -> str:
-        stamp = [asdict(self._settings), [asdict(w) for w in self._worths], self._rules.version]
+        settings = replace(self._settings, rollout=self._rollout.get())
+        stamp = [asdict(settings), [asdict(w) for w in self._worths], self._rules.version]
         digest = hashlib.sha256(json.dumps([*stamp, self._artifact.get().manifest.version]).encode())
         return "learned-" + digest.hexdigest()[:10]
+
+    @property
+    def acting(self) -> float:
+        """The share of conversations it acts on now, 0..1."""
+        rollout = self._rollout.get()
+        return rollout.share if rollout.mode == "act" else 0.0
 
     async def decide(self, facts: Facts, deadline_s: float) -> Decision:
         """Embeds first. Late or failed, the rules decide; raises only the request's own error, as `decide_with`."""
@@ -189,7 +197,7 @@ class LearnedDecider:
         return max(others, key=lambda name: _lot("explore", facts.request_id, name))  # the same chance for each
 
     def _acts(self, facts: Facts) -> bool:
-        return self._settings.mode == "on" and rollout_place(facts) < self._settings.rollout
+        return rollout_place(facts) < self.acting
 
     def _wanted(self, deployed: Deployed, gain: float, held: str | None) -> int:
         """Where a conversation holds a tier, it is left only for a score beyond the margin."""
@@ -239,8 +247,6 @@ def check(tiers: Sequence[TierFacts], worths: Sequence[Worth], settings: Setting
     """Raises ConfigError."""
     if len(worths) != len(tiers):
         raise ConfigError(f"{len(tiers)} tiers, but {len(worths)} strengths: give one for each tier")
-    if not 0.0 <= settings.rollout <= 1.0:
-        raise ConfigError("rollout is a part of the conversations, 0 to 1")
     if not 0.0 <= settings.explore <= MAX_EXPLORE:
         raise ConfigError(f"explore is a part of the requests, 0 to {MAX_EXPLORE:g}")
     strengths, prices = [w.strength for w in worths], [w.usd_per_1k for w in worths]

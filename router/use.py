@@ -1,4 +1,5 @@
-"""`python -m router use`: which artifact is current, and the instant way to another one, earlier ones included."""
+"""`python -m router use`: which artifact is current and how far it acts, and the instant way to another: earlier ones,
+shadow, a share of conversations."""
 
 from __future__ import annotations
 
@@ -6,20 +7,57 @@ import argparse
 import json
 from pathlib import Path
 
-from router import tables
+from models.errors import ConfigError
+from router import rollout, tables
 from router.artifacts import current_version, point_to
+from router.rollout import MODES, Rollout
+
+CONFIGURED = "configured"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="where the artifacts live")
     parser.add_argument("version", nargs="?", help="make this one current; without it, list them")
+    parser.add_argument(
+        "--mode",
+        choices=(*MODES, CONFIGURED),
+        help="what running services do from now on, whatever their configuration says; 'configured': as that says",
+    )
+    parser.add_argument("--rollout", type=float, metavar="SHARE", help="with --mode act: of conversations (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    root: Path = arguments.artifact
+    if not root.is_dir():
+        raise ConfigError(f"{root} is no folder; --artifact is what routing.artifacts names")
+    turned = _wanted(arguments)
     if arguments.version is not None:
-        point_to(arguments.artifact, arguments.version)
-    print(tables.text_table(listing(arguments.artifact)))
+        point_to(root, arguments.version)
+    if arguments.mode is not None:
+        rollout.write(root, turned)
+    print(tables.text_table(listing(root)))
+    print(in_force(root))
     return 0
+
+
+def _wanted(arguments: argparse.Namespace) -> Rollout | None:
+    """Raises ConfigError before anything is changed."""
+    if arguments.rollout is not None and arguments.mode != "act":
+        raise ConfigError("--rollout is how far it acts: give --mode act with it")
+    if arguments.mode in (None, CONFIGURED):
+        return None
+    return Rollout(arguments.mode, 1.0 if arguments.rollout is None else arguments.rollout)
+
+
+def in_force(root: Path) -> str:
+    """What services that follow this folder do with its router."""
+    turned = rollout.read(root)
+    if turned is None:
+        return "acts as each service's configuration says (routing.learned)"
+    does = (
+        f"acts on {turned.share:.4g} of conversations" if turned.mode == "act" else "shadow: decides, acts on nothing"
+    )
+    return f"{does}, whatever configurations say; --mode {CONFIGURED} ends that"
 
 
 def listing(root: Path) -> list[list[str]]:

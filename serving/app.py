@@ -18,8 +18,9 @@ from models.errors import ConfigError
 from models.upstream.openai import make_session
 from router.artifacts import current_version
 from router.cascade import Cascade, Heads
-from router.hot import Hot
+from router.hot import Hot, HotRollout
 from router.policy import RuleDecider
+from router.rollout import Rollout
 from serving.accounts import Accounts
 from serving.admission import Admission
 from serving.backends import build_tiers, tier_facts
@@ -66,8 +67,8 @@ def build_decider(config: Config) -> RuleDecider:
 
 
 def policy_version(config: Config) -> Callable[[], str]:
-    """The version of what decides: the rules' own, learned router's and cascade's settings, and the artifacts loaded.
-    Looked up at most once a second."""
+    """The version of what decides: the rules' own, learned router's and cascade's settings, the artifacts loaded, and
+    how far the learned router has been told to act since. Looked up at most once a second."""
     rules, cascade = build_decider(config).version, config.routing.cascade
     if config.routing.decider == "learned":
         rules += f"+learned-{_stamp(config.routing.learned)}"
@@ -75,15 +76,24 @@ def policy_version(config: Config) -> Callable[[], str]:
         rules += f"+cascade-{_stamp(cascade)}"
     acts = cascade.artifacts if cascade.mode == "act" else None
     roots = [root for root in (config.routing.artifacts, acts) if root is not None]
+    stated = Rollout(config.routing.learned.mode, config.routing.learned.rollout)
+    turned = HotRollout(config.routing.artifacts if config.routing.decider == "learned" else None, stated)
     seen: tuple[float, str] = (float("-inf"), "")
 
     def version() -> str:
         nonlocal seen
         if roots and time.monotonic() - seen[0] > ARTIFACT_LOOK_S:
-            seen = (time.monotonic(), "+".join(filter(None, map(current_version, roots))))
+            seen = (
+                time.monotonic(),
+                "+".join(filter(None, [_turned(turned.get(), stated), *map(current_version, roots)])),
+            )
         return f"{rules}+{seen[1]}" if seen[1] else rules
 
     return version
+
+
+def _turned(rollout: Rollout, stated: Rollout) -> str:
+    return "" if rollout == stated else str(rollout)
 
 
 def _stamp(settings: BaseModel) -> str:

@@ -19,6 +19,7 @@ from router.decision import Decision, Facts
 from router.hot import HotArtifact
 from router.learned import LearnedDecider, Settings, Worth
 from router.policy import RuleDecider
+from router.rollout import Rollout
 from router.watch import Report, Watch
 from serving.backends import tier_facts, tier_prices
 from serving.config import Config
@@ -70,8 +71,7 @@ def open_learned(config: Config, encoder_sha256: str) -> LearnedRouting:
     artifact = HotArtifact(config.routing.artifacts, encoder_sha256)
     facts = tier_facts(config)
     settings = Settings(
-        mode="on" if wanted.mode == "act" else "shadow",
-        rollout=wanted.rollout,
+        rollout=Rollout(wanted.mode, wanted.rollout),
         margin=wanted.margin,
         sticky_s=wanted.sticky_s,
         band=cascade.band if cascade.mode != "off" else None,

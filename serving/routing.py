@@ -185,7 +185,7 @@ class RouterProcess:
     async def _show(self, learned: LearnedRouting) -> None:
         """Publish what the learned router is watched by."""
         while True:
-            self.metrics.router(learned.report(), learned.fell_back)
+            self.metrics.router(learned.report(), learned.decider.acting, learned.fell_back)
             await asyncio.sleep(ARTIFACT_LOOK_S * LOOKS_PER_STATS)
 
     async def _tend(

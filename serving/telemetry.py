@@ -219,6 +219,7 @@ class RouterMetrics:
         self._drift = watch("drift_psi", "Population stability index against the training data", "of")
         self._escalation = watch("escalation_ratio", "Share of recent requests wanting more than the first tier")
         self._escalation_max = watch("escalation_ratio_max", "The same of the tenant with the highest")
+        self._acting = watch("acting_ratio", "Share of conversations that the learned router acts on; 0 in shadow")
         self._unscored = watch("unscored", "Requests that the rules decided for want of a score", "cause")
 
     def looked_up(self, outcome: str, seconds: float) -> None:
@@ -228,7 +229,8 @@ class RouterMetrics:
     def labelled(self, right: bool) -> None:
         self._labels.labels("yes" if right else "no").inc()
 
-    def router(self, report: Watched, fell_back: Mapping[str, int]) -> None:
+    def router(self, report: Watched, acting: float, fell_back: Mapping[str, int]) -> None:
+        self._acting.set(acting)
         for name, psi in (("scores", report.psi_scores), ("inputs", report.psi_inputs)):
             if not math.isnan(psi):
                 self._drift.labels(name).set(psi)

@@ -24,7 +24,7 @@ from cluster.box.engine import free_port
 from cluster.config import ClusterConfig
 from cluster.exposition import HELP, Exposition, render, samples
 from cluster.state import Rental, State
-from serving.telemetry import EngineMetrics, GatewayMetrics, NodeMetrics
+from serving.telemetry import EngineMetrics, GatewayMetrics, NodeMetrics, RouterMetrics
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "monitoring"
@@ -41,7 +41,9 @@ def wrappers(holder: Any) -> Iterator[MetricWrapperBase]:
 
 def of_the_service() -> Labels:
     found: Labels = {}
-    for metric in [m for holder in (GatewayMetrics(), NodeMetrics(), EngineMetrics()) for m in wrappers(holder)]:
+    for metric in [
+        m for holder in (GatewayMetrics(), NodeMetrics(), EngineMetrics(), RouterMetrics()) for m in wrappers(holder)
+    ]:
         labels, name = set(metric._labelnames), metric._name
         if metric._type == "counter":
             found[f"{name}_total"] = labels
@@ -174,7 +176,9 @@ def drive(metrics: list[MetricWrapperBase]) -> None:
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_every_panel_shows_data_from_a_real_prometheus(tmp_path: Path) -> None:
-    metrics = [m for holder in (GatewayMetrics(), NodeMetrics(), EngineMetrics()) for m in wrappers(holder)]
+    metrics = [
+        m for holder in (GatewayMetrics(), NodeMetrics(), EngineMetrics(), RouterMetrics()) for m in wrappers(holder)
+    ]
     registry = CollectorRegistry()
     for metric in metrics:
         registry.register(metric)

@@ -26,6 +26,7 @@ from router.learned import (
     wanted_tier,
 )
 from router.policy import RuleDecider, TierFacts
+from router.rollout import Rollout
 from router.training import Samples
 from router.watch import Watch, stability_index
 
@@ -107,14 +108,14 @@ async def test_it_embeds_within_its_own_deadline(root: Path) -> None:
 
 
 def test_shadow_decides_and_records_but_does_not_act(root: Path) -> None:
-    decision = decider(root, Settings(mode="shadow")).decide_with(facts(), vector(3))
+    decision = decider(root, Settings(Rollout("shadow"))).decide_with(facts(), vector(3))
     assert decision.tiers == ("small", "frontier")  # the rules find it easy
     assert decision.shadow == "frontier"
     assert decision.score is not None and decision.artifact
 
 
 def test_rollout_acts_on_its_part_and_always_the_same(root: Path) -> None:
-    made = decider(root, Settings(rollout=0.3))
+    made = decider(root, Settings(Rollout("act", 0.3)))
     asked = [facts(conversation=f"c{i}") for i in range(300)]
     acted = [not made.decide_with(one, vector(3)).shadow for one in asked]
     assert 0.2 < np.mean(acted) < 0.4
@@ -133,7 +134,9 @@ def test_a_share_of_requests_explores_and_says_what_was_wanted(root: Path) -> No
     assert decision.score is not None and decision.artifact
     assert made.decide_with(explored[0], vector(0)).tiers[0] == "frontier"  # wanted small: the other is explored
     assert decider(root).decide_with(explored[0], vector(3)).reason == "hard"  # off unless asked for
-    assert decider(root, Settings("shadow", explore=0.05)).decide_with(explored[0], vector(3)).reason != "explore"
+    assert (
+        decider(root, Settings(Rollout("shadow"), explore=0.05)).decide_with(explored[0], vector(3)).reason != "explore"
+    )
 
 
 def test_what_may_not_or_cannot_go_elsewhere_does_not_explore(root: Path) -> None:
@@ -208,7 +211,7 @@ def test_gains_in_the_band_are_planned_for_the_cascade(root: Path, deployed: Dep
     assert enough == (decision.score < deployed.policy.threshold)
     assert decision.cascade.scored_by == scored_by(Deployed.load(root, ENCODER).manifest)
     assert decider(root, Settings(band=(0.99, 1.0))).decide_with(facts(), vector(3)).cascade is None
-    assert decider(root, Settings(mode="shadow", band=(-1.0, 1.0))).decide_with(facts(), vector(3)).cascade is None
+    assert decider(root, Settings(Rollout("shadow"), band=(-1.0, 1.0))).decide_with(facts(), vector(3)).cascade is None
 
 
 def test_a_conversation_is_held_only_by_a_tier_that_is_known_to_answer(root: Path) -> None:
@@ -260,7 +263,7 @@ def test_a_cheap_strong_middle_tier_is_wanted_between_the_two() -> None:
 
 def test_settings_that_make_no_sense_are_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match="rollout"):
-        decider(root, Settings(rollout=2.0))
+        Rollout("act", 2.0)
     with pytest.raises(ConfigError, match="explore"):
         decider(root, Settings(explore=0.5))
     with pytest.raises(ConfigError, match="2 tiers, but 1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from router.decision import Decision, Facts
 from router.embedding.batcher import Batcher
 from router.embedding.encoder import TextEncoder
 from router.embedding.minilm import load_default
+from router.rollout import Rollout
+from router.rollout import write as write_rollout
 from serving.app import build_decider, policy_version
 from serving.config import Config, parse
 from serving.deciding import Refusal
@@ -144,6 +147,17 @@ def test_stated_strengths_are_one_for_each_tier(encoder: TextEncoder) -> None:
 def test_another_way_of_deciding_is_another_policy() -> None:
     texts = [TIERS, LEARNED.replace("MODE", "act"), LEARNED.replace("MODE", "shadow")]
     assert len({policy_version(parse(text))() for text in texts}) == 3
+
+
+def test_a_router_told_otherwise_is_another_policy(tmp_path: Path) -> None:
+    text = LEARNED.replace("{mode: MODE}}", f"{{mode: shadow}}, artifacts: {tmp_path}}}")
+    versions = []
+    for told in (None, Rollout("act", 0.5), Rollout("act"), Rollout("shadow"), None):
+        write_rollout(tmp_path, told)
+        versions.append(policy_version(parse(text))())
+    assert len(set(versions)) == 3
+    assert versions[0] == versions[3] == versions[4]  # told what is configured: the same answers may be served
+    assert "+act-0.5" in versions[1]
 
 
 def test_a_past_request_is_explained() -> None:

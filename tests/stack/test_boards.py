@@ -24,9 +24,19 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
 ]
-NOT_HERE = ("farthing_gpu_", 'part="wasted"', "farthing_cascade_", "farthing_texts_", "farthing_feedback_")
-"""An NVIDIA GPU is not here; the cascade, whose dropped answers are the wasted ones, and kept texts are
-off; nobody complains."""
+NOT_HERE = (
+    "farthing_gpu_",
+    'part="wasted"',
+    "farthing_cascade_",
+    "farthing_texts_",
+    "farthing_feedback_",
+    "farthing_router_drift_",
+    "farthing_router_acting_",
+    "farthing_router_escalation_",
+    "farthing_router_unscored",
+)
+"""An NVIDIA GPU is not here; the cascade, whose dropped answers are the wasted ones, the learned router and kept texts
+are off; nobody complains."""
 PROOF = "Prove step by step that sqrt(3) is irrational. You must give at least two proofs."
 
 
