@@ -6,9 +6,10 @@ stream could be billed. Nothing is retried here.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from models.upstream.sse import ChunkReader
 CONNECT_TIMEOUT_S = 5.0
 IDLE_TIMEOUT_S = 120.0
 HEALTH_TIMEOUT_S = 2.0
+END_WAIT_S = 0.1
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 OBJECTS: dict[Endpoint, str] = {"chat/completions": "chat.completion", "completions": "text_completion"}
 
@@ -91,6 +93,7 @@ class HttpBackend:
                 if response.status != 200:
                     raise translate(response.status, response.headers, await self._whole(response), self.name)
                 yield response
+                await _read_out(response)
         except TimeoutError as exc:
             if call.deadline.remaining_s() <= 0.0:
                 raise DeadlineExceeded(
@@ -176,6 +179,15 @@ class OpenAIBackend(HttpBackend):
     def _streamed(self, body: Json) -> dict[str, Any]:
         options = {**(body.get("stream_options") or {}), "include_usage": True}
         return {**body, "model": self.model, "stream": True, "stream_options": options}
+
+
+async def _read_out(response: aiohttp.ClientResponse) -> None:
+    """To the body's own end, where it is near: a stream says that it is done before HTTP does, and a connection left in
+    between cannot be used again. With a hosted provider the next request would pay for another TLS handshake."""
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(END_WAIT_S):
+            while not response.content.at_eof():
+                await response.content.readany()
 
 
 def _has_choices(body: Json, endpoint: Endpoint) -> bool:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -146,11 +145,9 @@ def test_a_second_run_neither_converts_nor_imports_the_libraries_for_it(embedded
         f"main(['prepare', '--dir', {str(embedded.parent)!r}]); "
         "print(sorted({'torch', 'transformers', 'gguf', 'huggingface_hub'} & set(sys.modules)))"
     )
-    started = time.monotonic()
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.splitlines() == [str(embedded), "[]"]
     assert run.stderr == ""
-    assert time.monotonic() - started < 5  # 0.3 s on an idle machine
     assert {path: path.stat().st_mtime_ns for path in embedded.iterdir()} == before
 
 
