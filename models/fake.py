@@ -21,7 +21,8 @@ from models.types import Call, Capabilities, Chunk, Completion, Json, Usage
 class Step:
     """One answer. `error` is raised instead of it; with `cut_after` the stream breaks after so many words. `logprob` is
     that of every word, told in streams to who asks; None is a server that knows of none. `counts`: usage is told with
-    every event to who asks for `continuous_usage_stats`, as vLLM does."""
+    every event to who asks for `continuous_usage_stats`, as vLLM does. Of a beginning that is to be continued
+    (`continue_final_message`) a stream says the rest, and breaks after so many words of that."""
 
     text: str = "a farthing is a quarter of a penny"
     error: FarthingError | None = None
@@ -72,7 +73,8 @@ class FakeBackend:
             await asyncio.sleep(step.delay_s)
             if step.error is not None:
                 raise step.error
-            words = step.text.split(" ")
+            begun = _begun(call)
+            words = step.text.removeprefix(begun).lstrip(" ").split(" ")
             counts = step.counts and (call.body.get("stream_options") or {}).get("continuous_usage_stats")
             usages = [_usage(call, " ".join(words[:at])) if counts else None for at in range(len(words) + 1)]
             yield Chunk(self._event({"role": "assistant", "content": ""}, usage=usages[0]), usage=usages[0])
@@ -80,12 +82,15 @@ class FakeBackend:
                 if at == step.cut_after:
                     raise StreamCut("the answer broke off: the script says so")
                 await asyncio.sleep(step.word_s)
-                delta, told = {"content": word if at == 0 else f" {word}"}, _logprobs(call, word, step.logprob)
+                delta, told = (
+                    {"content": word if at == 0 and not begun else f" {word}"},
+                    _logprobs(call, word, step.logprob),
+                )
                 usage = usages[at + 1]
                 yield Chunk(self._event(delta, logprobs=told, usage=usage), content=True, usage=usage)
             yield Chunk(self._event({}, "stop", usage=usages[-1]), content=True, usage=usages[-1])
             if step.usage:
-                yield Chunk(b"", content=True, usage=_usage(call, step.text))
+                yield Chunk(b"", content=True, usage=_usage(call, " ".join(words)))
         finally:
             self.ended += 1
 
@@ -106,6 +111,11 @@ class FakeBackend:
         head = {"id": f"chatcmpl-{len(self.calls)}", "object": "chat.completion.chunk", "created": 1}
         told = {} if usage is None else {"usage": usage.to_openai()}
         return b"data: " + orjson.dumps({**head, "model": self.model, "choices": [choice], **told}) + b"\n\n"
+
+
+def _begun(call: Call) -> str:
+    """The beginning of the answer that the caller gives."""
+    return str(call.body["messages"][-1]["content"]) if call.body.get("continue_final_message") else ""
 
 
 def _logprobs(call: Call, word: str, logprob: float | None) -> Json | None:

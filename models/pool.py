@@ -102,13 +102,14 @@ class Pool:
     def backends(self) -> list[Backend]:
         return [m.backend for m in self._members]
 
-    async def ask(self, call: Call, model: str | None = None) -> Reply:
-        """One answer, or the first content of one. `model` narrows to the backends that carry it.
+    async def ask(self, call: Call, model: str | None = None, avoid: Backend | None = None) -> Reply:
+        """One answer, or the first content of one. `model` narrows to the backends that carry it; `avoid` is asked
+        only where there is no other.
 
         Raises what the last attempt raised, DeadlineExceeded, or NotUp when no backend may be asked now.
         """
         attempt = 0
-        tried: _Member | None = None
+        tried = next((m for m in self._members if m.backend is avoid), None)
         while True:
             call.deadline.check()
             attempt += 1

@@ -14,6 +14,7 @@ from functools import partial
 
 import orjson
 
+from models.backend import Backend
 from models.errors import (
     BadRequest,
     BudgetExceeded,
@@ -25,7 +26,7 @@ from models.errors import (
     Unsupported,
     WouldBeLate,
 )
-from models.pool import Reply
+from models.pool import Pool, Reply
 from models.types import Call, Usage
 from router.decision import Decision, Facts, Recalled
 from serving.accounts import Accounts, Spending
@@ -35,6 +36,7 @@ from serving.flights import Flight, Flights
 from serving.job import Answer, Job, Opening, Outcome
 from serving.ledger.row import Status
 from serving.memory import Memory, aside
+from serving.resume import may_resume, unbroken
 from serving.semantic import text_of
 from serving.tiers import ServingTier, Tiers
 from serving.wire.request import facts
@@ -236,10 +238,18 @@ class Pipeline:
             if reply.completion is not None:
                 usage = reply.completion.usage or _estimate(job, len(orjson.dumps(reply.completion.body)))
                 return Outcome(opening, usage, spending.charge(usage), body=reply.completion.body)
+            if gate is None and tier.owned and may_resume(call):
+                again = partial(_ask_another, tier.pool, job.target.model)
+                reply.chunks = unbroken(replace(reply), call, again, partial(self._took_over, job))
             outcome = await self._stream(flight, job, reply, opening, spending)
             if gate is not None and gate.kept is False:  # in shadow: what is dropped comes not so far
                 job.row.shadow = gate.next.name
             return outcome
+
+    def _took_over(self, job: Job, reply: Reply) -> None:
+        job.row.attempts += 1
+        job.row.backend, job.row.model = reply.backend.name, reply.backend.model
+        self.accounts.metrics.resumed(job.row.route)
 
     async def _let_through(self, job: Job, gate: Gate, reply: Reply, spending: Spending) -> bool:
         """Hold the answer until its tokens vouch for it. Whatever does not get through has been paid for."""
@@ -306,6 +316,10 @@ class Way:
     wanted: ServingTier
     failure: FarthingError | None
     gate: Gate | None
+
+
+async def _ask_another(pool: Pool, model: str | None, call: Call, broken: Backend) -> Reply:
+    return await pool.ask(call, model, avoid=broken)
 
 
 def _late_last(order: list[ServingTier], job: Job) -> list[ServingTier]:

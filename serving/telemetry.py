@@ -71,6 +71,7 @@ class GatewayMetrics:
         self._unauthenticated = self._counter("unauthenticated", "Requests refused before a key was known", "code")
         self._upstream_errors = self._counter("upstream_errors", "Failed calls to a backend", "backend", "code")
         self._retries = self._counter("upstream_retries", "Calls asked again", "backend")
+        self._resumed = self._counter("streams_resumed", "Broken streams that another engine carried on", "route")
         self._breaker = self._gauge("breaker_state", "0 closed, 1 half open, 2 open", "livemax", "backend")
         self._router = self._counter("router_fallbacks", "Decisions made by the default, by cause", "cause")
         self._cascade = self._counter("cascade_decisions", "Small answers on trial, by outcome", "outcome")
@@ -157,6 +158,9 @@ class GatewayMetrics:
 
     def retried(self, backend: str, attempt: int, wait_s: float) -> None:  # noqa: ARG002 - the observer's shape
         self._retries.labels(backend).inc()
+
+    def resumed(self, route: str) -> None:
+        self._resumed.labels(route).inc()
 
     def breaker_changed(self, backend: str, state: str) -> None:
         self._breaker.labels(backend).set(BREAKER_LEVELS[state])

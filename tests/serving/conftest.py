@@ -70,6 +70,7 @@ class Setup:
 
     folder: Path
     small: Any = field(default_factory=lambda: FakeBackend("small/0", "tiny"))
+    more: Sequence[FakeBackend] = ()  # of the small tier
     frontier: Any = field(default_factory=lambda: FakeBackend("frontier/0", "huge"))
     budgets: Budgets = field(default_factory=Budgets)
     required: bool = False
@@ -255,7 +256,8 @@ def _tiers(setup: Setup, metrics: GatewayMetrics) -> Tiers:
         return Pool("test", backends, RetryPolicy(attempts=2, base_s=0.01), None, metrics)
 
     narrow = Capabilities(context_tokens=2048, images=False, tools=False, completions=True)
-    small = ServingTier("small", 0, pool([setup.small]), {"small/0": price(1, 2)}, ("tiny",), narrow, True, owned=True)
+    prices = {backend.name: price(1, 2) for backend in (setup.small, *setup.more)}
+    small = ServingTier("small", 0, pool([setup.small, *setup.more]), prices, ("tiny",), narrow, True, owned=True)
     hosted = None if setup.frontier is None else pool([setup.frontier])
     absent = "" if hosted else "no_key"
     frontier = ServingTier(

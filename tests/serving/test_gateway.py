@@ -261,7 +261,7 @@ async def test_a_named_tier_is_not_left(setup: Setup) -> None:
 
 
 async def test_a_stream_that_breaks_ends_with_an_error_and_costs_what_was_made(setup: Setup) -> None:
-    setup.small.script = [Step(cut_after=3)]
+    setup.small.script = [Step("word " * 50, cut_after=3)]
     async with running(setup) as service:
         response, answer = await service.stream("x")
         again, _ = await service.stream("x")

@@ -30,13 +30,14 @@ NOT_HERE = (
     "farthing_cascade_",
     "farthing_texts_",
     "farthing_feedback_",
+    "farthing_streams_resumed_",
     "farthing_router_drift_",
     "farthing_router_acting_",
     "farthing_router_escalation_",
     "farthing_router_unscored",
 )
 """An NVIDIA GPU is not here; the cascade, whose dropped answers are the wasted ones, the learned router and kept texts
-are off; nobody complains."""
+are off; nobody complains, and no stream breaks off."""
 PROOF = "Prove step by step that sqrt(3) is irrational. You must give at least two proofs."
 
 

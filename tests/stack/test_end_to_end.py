@@ -54,6 +54,23 @@ def test_a_stream_spells_the_same_text_as_the_whole_answer(client: OpenAI) -> No
     assert chunks[-1].usage.model_extra["cost"] == pytest.approx(whole.usage.model_extra["cost"], rel=0.5)
 
 
+def test_the_engine_goes_on_from_a_beginning_as_if_it_had_not_stopped(client: OpenAI) -> None:
+    """What a stream that breaks off is carried on by: each token where the first answer had it, and no second role."""
+    asked = {"model": "small", "max_tokens": 24, "temperature": 0, "extra_headers": {"cache-control": "no-store"}}
+    question = ask("Name three large cities in France.")
+    whole = client.chat.completions.create(messages=question, **asked).choices[0].message.content or ""
+    words = whole.split(" ")
+    begun = " ".join(words[: len(words) // 2])
+    chunks = client.chat.completions.create(
+        messages=[*question, {"role": "assistant", "content": begun}],
+        stream=True,
+        extra_body={"continue_final_message": True, "add_generation_prompt": False},
+        **asked,
+    )
+    rest = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert rest.startswith(whole[len(begun) :])
+
+
 def test_a_json_schema_is_kept(client: OpenAI) -> None:
     schema = {
         "type": "object",

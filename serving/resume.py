@@ -1,0 +1,155 @@
+"""A stream that broke off, carried on by another engine: what the caller has seen goes back as the answer's beginning.
+
+A rented box is taken without notice, in the middle of an answer. vLLM goes on from a given beginning
+(`continue_final_message`), so the next engine reads prompt and beginning, and its first new token follows the last one
+seen. Of our own engines alone: a provider has no such option, and its tokens cost money twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import orjson
+
+from models.backend import Backend
+from models.errors import FarthingError, StreamCut
+from models.pool import Reply
+from models.types import Call, Chunk, Json, Usage
+from models.upstream.sse import payload
+from serving.cascade import suits
+from serving.wire.assemble import event
+
+MAX_TIMES: Final = 3  # of one answer: an answer that ends every engine is not to be sent to all of them
+CHARS_A_TOKEN: Final = 4
+_MORE_THAN_TEXT: Final = ("reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "audio")
+_COUNTED: Final = ("max_completion_tokens", "max_tokens")
+_BARRED: Final = ("logprobs", "continue_final_message", "echo", "min_tokens", "ignore_eos", "return_token_ids")
+
+
+Ask = Callable[[Call, Backend], Awaitable[Reply]]
+"""Finds an engine for a call, another than this one where there is another."""
+
+
+def may_resume(call: Call) -> bool:
+    """Whether an answer to this request can be carried on: it is one, of free text, and nothing but its text counts.
+
+    Probabilities and token ids of a beginning that was given are not told again; a form that is forced upon an answer
+    would be forced upon its rest.
+    """
+    body = call.body
+    if not call.stream or call.endpoint != "chat/completions" or any(body.get(name) for name in _BARRED):
+        return False
+    return suits(body) and not (body.get("stream_options") or {}).get("continuous_usage_stats")
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a stream has said so far. `head`: the first chunk's fields, which all later ones repeat.
+
+    `plain` is false where there was more than text. Tokens are counted by events, of which each has one or more.
+    """
+
+    head: Json = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+    plain: bool = True
+    ended: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return max(len(self.texts), sum(map(len, self.texts)) // CHARS_A_TOKEN)
+
+    def read(self, data: bytes) -> None:
+        try:
+            for told in _events(data):
+                self.head = self.head or {name: v for name, v in told.items() if name not in ("choices", "usage")}
+                for choice in told.get("choices") or ():
+                    self._look(choice)
+        except (orjson.JSONDecodeError, AttributeError, TypeError):
+            self.plain = False
+
+    def _look(self, choice: Json) -> None:
+        delta = choice.get("delta") or {}
+        if text := delta.get("content"):
+            self.texts.append(text)
+        self.plain = self.plain and not any(delta.get(name) for name in _MORE_THAN_TEXT)
+        self.ended = self.ended or bool(choice.get("finish_reason"))
+
+
+def _events(data: bytes) -> list[Any]:
+    return [orjson.loads(payload(part + b"\n\n")) for part in data.split(b"\n\n") if part]
+
+
+async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply], None]) -> AsyncGenerator[Chunk, None]:
+    """The chunks of `reply`; where it breaks off, those of the replies that go on from there, as one stream.
+
+    `resumed` is told of each reply that took over. Raises what the stream raises, and the break itself where nobody can
+    go on. Usage at the end is that of the whole answer, marked as estimated.
+    """
+    parts: list[bytes] = []
+    times = 0
+    while True:
+        assert reply.chunks is not None
+        try:
+            async with aclosing(reply.chunks) as chunks:
+                async for chunk in chunks:
+                    if chunk.data:
+                        parts.append(chunk.data)
+                    yield chunk
+            return
+        except StreamCut as cut:
+            seen = _Seen()
+            seen.read(b"".join(parts))
+            times += 1
+            if seen.ended:
+                return  # it was all there; only its usage is missing
+            if times > MAX_TIMES or not seen.plain or not seen.texts:
+                raise
+            try:
+                reply = await ask(_going_on(call, seen), reply.backend)
+            except FarthingError as exc:
+                raise cut from exc  # that the last one asked was busy is no news to the caller
+            resumed(reply)
+            assert reply.chunks is not None
+            reply.chunks = _joined(reply.chunks, seen)
+
+
+def _going_on(call: Call, seen: _Seen) -> Call:
+    body: dict[str, Any] = {**call.body, "continue_final_message": True, "add_generation_prompt": False}
+    body["messages"] = [*call.body["messages"], {"role": "assistant", "content": "".join(seen.texts)}]
+    for name in _COUNTED:
+        if body.get(name) is not None:
+            body[name] = max(1, body[name] - seen.tokens)
+    return replace(call, body=body)
+
+
+async def _joined(chunks: AsyncGenerator[Chunk, None], seen: _Seen) -> AsyncGenerator[Chunk, None]:
+    """Under the first stream's id, without a second beginning."""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            try:
+                data = b"".join(map(event, filter(None, (_renamed(told, seen) for told in _events(chunk.data)))))
+            except (orjson.JSONDecodeError, AttributeError, TypeError) as exc:
+                raise StreamCut("the answer broke off: what should carry it on is no stream of chunks") from exc
+            usage = _whole(chunk.usage, seen.tokens) if chunk.usage is not None else None
+            if data or usage is not None:
+                yield replace(chunk, data=data, usage=usage)
+
+
+def _renamed(told: Json, seen: _Seen) -> Json | None:
+    """None for the event that only names the role: it has been said."""
+    for choice in told.get("choices") or ():
+        delta = choice.get("delta") or {}
+        delta.pop("role", None)
+        if not any(delta.values()) and not choice.get("finish_reason"):
+            return None
+    return {**told, **seen.head}
+
+
+def _whole(usage: Usage, seen_tokens: int) -> Usage:
+    """The beginning was read as a part of the prompt, and made before."""
+    made = max(0, usage.input_tokens - seen_tokens), usage.output_tokens + seen_tokens
+    cached = min(usage.cached_input_tokens, made[0])
+    return replace(usage, input_tokens=made[0], output_tokens=made[1], cached_input_tokens=cached, estimated=True)

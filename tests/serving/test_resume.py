@@ -1,0 +1,166 @@
+"""A stream of our own engines that breaks off is carried on by another, as if nothing had been; others are not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from models.errors import Overloaded, StreamCut
+from models.fake import FakeBackend, Step
+from tests.serving.cascades import Seen, text
+from tests.serving.conftest import Running, Setup, running
+from tests.serving.test_gateway import events
+
+WHOLE = "a farthing is a quarter of a penny and no more than that"
+WORDS = len(WHOLE.split())
+BREAKS = Step(WHOLE, cut_after=4)
+
+
+def arrange(setup: Setup, first: Step, *others: Step) -> None:
+    """The small tier: one that answers with `first`, then ever with the next; and another, which is asked second."""
+    setup.small = FakeBackend("small/0", "tiny", script=[first, *others])
+    setup.more = [FakeBackend("small/1", "tiny", script=others)]
+
+
+async def one(service: Running) -> dict[str, Any]:
+    return (await service.rows(1))[0]
+
+
+async def test_another_engine_goes_on_from_what_was_seen(setup: Setup) -> None:
+    arrange(setup, BREAKS, Step(WHOLE))
+    async with running(setup) as service:
+        response, body = await service.stream("x y", max_tokens=40, stream_options={"include_usage": True})
+        row = await one(service)
+        metrics = service.accounts.metrics
+    assert response.status == 200 and text(body) == WHOLE and body.endswith(b"data: [DONE]\n\n")
+    told = events(body)[:-1]
+    assert len({chunk["id"] for chunk in told}) == 1
+    assert sum("role" in choice["delta"] for chunk in told for choice in chunk["choices"]) == 1
+    assert [c["finish_reason"] for chunk in told for c in chunk["choices"] if c["finish_reason"]] == ["stop"]
+    assert (told[-1]["usage"]["prompt_tokens"], told[-1]["usage"]["completion_tokens"]) == (2, WORDS)
+    (asked,) = setup.more[0].calls
+    assert asked.body["messages"][-1] == {"role": "assistant", "content": "a farthing is a"}
+    assert asked.body["continue_final_message"] and not asked.body["add_generation_prompt"]
+    assert asked.body["max_tokens"] == 36
+    assert (row["status"], row["backend"], row["attempts"]) == ("answered", "small/1", 2)
+    assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (2, WORDS, True)
+    assert row["cost_nusd"] == 2 * 1000 + WORDS * 2000 and row["cost_wasted_nusd"] == 0
+    assert metrics._resumed.labels("small")._value.get() == 1
+
+
+async def test_what_was_carried_on_is_not_stored(setup: Setup) -> None:
+    """What it took is an estimate, and a stored answer says what it took."""
+    arrange(setup, BREAKS, Step(WHOLE))
+    async with running(setup) as service:
+        await service.stream("x", temperature=0)
+        again, _ = await service.ask("x", temperature=0)
+    assert again.headers["x-farthing-cache"] == "miss"
+
+
+async def test_engines_that_break_one_after_the_other(setup: Setup) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[BREAKS, Step(WHOLE, cut_after=2), Step(WHOLE)])
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+        assert text(body) == WHOLE
+        row = await one(service)
+    assert (row["attempts"], row["output_tokens"]) == (3, WORDS)
+
+
+async def test_an_answer_that_ends_every_engine_is_given_up(setup: Setup) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step(WHOLE, cut_after=1)])
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+        row = await one(service)
+    assert text(body) == "a farthing is a" and events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert len(setup.small.calls) == 4
+    assert (row["status"], row["error_code"]) == ("failed", "upstream_stream_cut")
+
+
+async def test_where_nobody_can_go_on_the_caller_is_told_of_the_break(setup: Setup) -> None:
+    arrange(setup, BREAKS, Step(error=Overloaded("busy", retry_after_s=60.0)))
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+
+
+async def test_an_answer_that_had_ended_is_whole(setup: Setup) -> None:
+    """It breaks between the last word's event, which says that it is the last, and the usage."""
+
+    class Ends(FakeBackend):
+        async def stream(self, call: Any) -> Any:
+            async for chunk in FakeBackend.stream(self, call):
+                if chunk.usage is not None:
+                    raise StreamCut("gone")
+                yield chunk
+
+    setup.small = Ends("small/0", "tiny", script=[Step(WHOLE)])
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+        row = await one(service)
+    assert text(body) == WHOLE and b"error" not in body
+    assert row["status"] == "answered" and row["usage_estimated"] and len(setup.small.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"n": 2},
+        {"logprobs": True},
+        {"min_tokens": 20},
+        {"stream_options": {"continuous_usage_stats": True}},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a farthing"}]},
+    ],
+    ids=json.dumps,
+)
+async def test_what_cannot_be_carried_on_ends_as_ever(setup: Setup, fields: dict[str, Any]) -> None:
+    arrange(setup, BREAKS, Step(WHOLE))
+    async with running(setup) as service:
+        _, body = await service.stream("x", model="small", **fields)
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert setup.more[0].calls == []
+
+
+async def test_more_than_text_is_not_carried_on(setup: Setup) -> None:
+    class Thinks(FakeBackend):
+        def _event(self, delta: Any, *more: Any, **fields: Any) -> bytes:
+            told = {"reasoning_content": delta["content"]} if delta.get("content") else delta
+            return FakeBackend._event(self, told, *more, **fields)
+
+    setup.small = Thinks("small/0", "tiny", script=[BREAKS, Step(WHOLE)])
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert len(setup.small.calls) == 1
+
+
+async def test_nonsense_in_place_of_the_rest_is_another_break(setup: Setup) -> None:
+    class Rambles(FakeBackend):
+        def _event(self, *what: Any, **fields: Any) -> bytes:
+            return b'data: {"choices": 7}\n\n'
+
+    arrange(setup, BREAKS, Step(WHOLE))
+    setup.more = [Rambles("small/1", "tiny", script=[Step(WHOLE)])]
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+        row = await one(service)
+    assert text(body) == WHOLE
+    assert (row["status"], row["backend"], row["attempts"]) == ("answered", "small/0", 3)
+
+
+async def test_a_providers_stream_is_not_carried_on(setup: Setup) -> None:
+    setup.frontier = FakeBackend("frontier/0", "huge", script=[BREAKS, Step(WHOLE)])
+    async with running(setup) as service:
+        _, body = await service.stream("x", model="frontier")
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert len(setup.frontier.calls) == 1
+
+
+async def test_a_stream_that_passed_the_cascades_trial_is_not(setup: Setup, seen: Seen) -> None:
+    setup.small = FakeBackend("small/0", "tiny", script=[Step(WHOLE, logprob=-0.05, cut_after=6), Step(WHOLE)])
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert len(setup.small.calls) == 1
