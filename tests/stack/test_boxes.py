@@ -101,16 +101,27 @@ def ask(service: Service, question: str) -> httpx2.Response:
     return service.chat(question, max_tokens=4)
 
 
+@contextlib.contextmanager
+def watching(cluster: Path) -> Iterator[None]:
+    watch = command("watch", str(cluster))
+    try:
+        yield
+    finally:
+        watch.terminate()
+        assert watch.wait(60) == 0
+
+
 def test_boxes_come_are_lost_under_load_and_go_before_one_gateway_and_the_next(
     fake: FakeVast, cluster: Path, config: Path
 ) -> None:
     with serving(config) as service:
+        assert "waits for its boxes" in service.log.read_text()
         alone = ask(service, "Is anybody there?")
         assert alone.status_code == 503 and "small" in alone.text  # no file of members yet: no tier can answer
         assert command("up", str(cluster)).wait(100) == 0
         until(lambda: ask(service, "And now?").status_code == 200, 10, "the boxes taken up")
-        watch = command("watch", str(cluster))
-        asked = lose_one_under_load(service, fake, cluster)
+        with watching(cluster):
+            asked = lose_one_under_load(service, fake, cluster)
         counted = outcomes(asked)
         failed = counted.total() - counted["answered"] - counted["cut"]
         assert failed == 0 and counted["cut"] <= CALLERS // 2, counted
@@ -118,14 +129,12 @@ def test_boxes_come_are_lost_under_load_and_go_before_one_gateway_and_the_next(
         assert sum(row["status"] == "answered" for row in rows) >= counted["answered"]
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait(10)
-    with serving(config) as service:  # another one, before the same boxes
+    with serving(config) as service, watching(cluster):  # another one, before the same boxes
         until(lambda: ask(service, "Still there?").status_code == 200, 10, "the boxes taken up again")
         assert len(fake.standing()) == 2
         assert command("down", str(cluster)).wait(100) == 0
         assert fake.standing() == []
         until(lambda: ask(service, "Nobody left?").status_code == 503, 10, "the boxes gone")
-        watch.terminate()
-        assert watch.wait(60) == 0
 
 
 def lose_one_under_load(service: Service, fake: FakeVast, cluster: Path) -> list[Any]:
