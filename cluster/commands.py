@@ -197,7 +197,10 @@ def ports(args: argparse.Namespace) -> int:
     deck = _deck(args)
     if args.scan is not None and not 1 <= args.scan[0] <= args.scan[1] <= 65535:
         raise ClusterError("--scan: two ports from 1 to 65535, the lower first")
-    seen = [_seen_from_outside(deck, r, args.scan) for r in deck.store.state.live if r.contract_id and r.port]
+    boxes = [r for r in deck.store.state.live if r.contract_id and r.port]
+    if not boxes:
+        raise ClusterError("no box of this cluster has an address to look at")
+    seen = [_seen_from_outside(deck, rental, args.scan) for rental in boxes]
     if args.json:
         print(json.dumps({"boxes": seen}, indent=2))
     else:
@@ -206,7 +209,7 @@ def ports(args: argparse.Namespace) -> int:
             print(f"slot {box['slot']} {box['address']}: published {', '.join(box['published'])}{tried}")
             well = f"{len(LISTED)} paths ask for the key, {len(CLOSED)} do not exist, no plain HTTP, no TLS 1.2"
             print("  " + ("; ".join(box["faults"]) or well))
-    return 1 if not seen or any(box["faults"] for box in seen) else 0
+    return 1 if any(box["faults"] for box in seen) else 0
 
 
 def _seen_from_outside(deck: Deck, rental: Rental, scan: list[int] | None) -> dict[str, Any]:

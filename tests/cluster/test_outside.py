@@ -34,6 +34,8 @@ def test_a_box_shows_its_tls_port_and_no_more(
     fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(document, tmp_path)
+    assert main(["ports", str(file)]) == 2
+    assert "no box" in capsys.readouterr().err
     assert main(["up", str(file)]) == 0
     port = fake.standing()[0].port
     code, box = ports(file, capsys, "--scan", str(port), str(port))
