@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     ssh = command("ssh", "how to log in to a box rented with ssh: true")
     ssh.add_argument("--slot", type=int, default=0)
     ssh.add_argument("--exec", action="store_true", help="log in instead of printing how")
+    ports = command("ports", "what strangers can reach of each box; exit code 1 if it is more than its TLS port")
+    ports.add_argument("--scan", type=int, nargs=2, metavar=("FROM", "TO"), help="also knock on these TCP ports")
     cost = command("cost", "accrued, by day, for 1k requests, and held against the provider's charges")
     cost.add_argument("--days", type=int, default=30, help="UTC days, today included (default: 30)")
     cost.add_argument("--service", type=Path, metavar="CONFIG", help="the service whose ledger counts the requests")

@@ -19,11 +19,13 @@ from cluster import config as configs
 from cluster import cost as costs
 from cluster import operate
 from cluster.alarms import Webhook
+from cluster.boot import TLS_PORT
 from cluster.deck import Deck
 from cluster.errors import ClusterError
 from cluster.exposition import Exposition
 from cluster.members import FILE
 from cluster.offers import query, rank, why_none
+from cluster.outside import CLOSED, LISTED, door_faults, open_ports
 from cluster.plan import make_plan
 from cluster.served import answered_by_day
 from cluster.state import Rental
@@ -189,6 +191,43 @@ def ssh(args: argparse.Namespace) -> int:
         os.execvp(command[0], command)
     print(json.dumps({"slot": args.slot, "command": command}) if args.json else shlex.join(command))
     return 0
+
+
+def ports(args: argparse.Namespace) -> int:
+    deck = _deck(args)
+    if args.scan is not None and not 1 <= args.scan[0] <= args.scan[1] <= 65535:
+        raise ClusterError("--scan: two ports from 1 to 65535, the lower first")
+    boxes = [r for r in deck.store.state.live if r.contract_id and r.port]
+    if not boxes:
+        raise ClusterError("no box of this cluster has an address to look at")
+    seen = [_seen_from_outside(deck, rental, args.scan) for rental in boxes]
+    if args.json:
+        print(json.dumps({"boxes": seen}, indent=2))
+    else:
+        for box in seen:
+            tried = "" if box["open"] is None else f"; open of {args.scan[0]}-{args.scan[1]}: {box['open'] or 'none'}"
+            print(f"slot {box['slot']} {box['address']}: published {', '.join(box['published'])}{tried}")
+            well = f"{len(LISTED)} paths ask for the key, {len(CLOSED)} do not exist, no plain HTTP, no TLS 1.2"
+            print("  " + ("; ".join(box["faults"]) or well))
+    return 1 if any(box["faults"] for box in seen) else 0
+
+
+def _seen_from_outside(deck: Deck, rental: Rental, scan: list[int] | None) -> dict[str, Any]:
+    """What the provider publishes, what is open, and what is wrong with either or with the door."""
+    instance = deck.client.instance(rental.contract_id or 0)
+    published = dict(instance.ports) if instance else {}
+    wanted = {f"{TLS_PORT}/tcp", *(["22/tcp"] if deck.config.ssh else [])}
+    faults = [f"the provider publishes {name}" for name in sorted(published.keys() - wanted)]
+    faults += door_faults(deck.address(rental), deck.vault.ca_file, deck.vault.key(rental.label))
+    found = None if scan is None else open_ports(rental.host, range(scan[0], scan[1] + 1))
+    faults += [f"port {port} is open" for port in found or () if port not in published.values()]
+    return {
+        "slot": rental.slot,
+        "address": f"{rental.host}:{rental.port}",
+        "published": sorted(published),
+        "open": found,
+        "faults": faults,
+    }
 
 
 def cost(args: argparse.Namespace) -> int:

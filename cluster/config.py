@@ -145,7 +145,7 @@ def parse(text: str, *, source: str = "cluster file") -> ClusterConfig:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as exc:
-        raise ConfigError(f"{source}: not valid YAML: {exc}") from exc
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(exc).split())}") from exc
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected a mapping with profile, max_usd_per_hour and budget_usd_per_day")
     try:
@@ -160,6 +160,8 @@ def load(path: Path) -> ClusterConfig:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"cannot read the cluster file {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"cannot read the cluster file {path}: it is not UTF-8 text") from exc
     return parse(text, source=str(path))
 
 

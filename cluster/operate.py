@@ -34,7 +34,7 @@ from cluster.vastai import VastClient, read_key
 from cluster.vault import Vault
 
 PROVIDER_FAILURES = 10  # in a row, until `up` gives up; what is rented stays in the state and is found again
-LOCK_WAIT_S = 30.0
+LOCK_WAIT_S = 300.0  # the longest look of `watch` is at a box that hangs while it is measured: four minutes
 DOWN_LIMIT_S = 900.0
 REBOOT_S = 120.0  # until a restarted container's door is expected to have gone down
 CLEAN_LOOKS = 2  # listings in a row without anything of ours
@@ -52,7 +52,7 @@ def open_deck(config: ClusterConfig, tell: Tell) -> Deck:
 
 def up(deck: Deck) -> None:
     """Until every slot serves. Raises what stands in the way, once the boxes that can be brought up serve."""
-    with only_one(deck.config.folder, LOCK_WAIT_S):
+    with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
         deck.store.reload()
         deck.store.state.closed, deck.store.state.pause_until_s = False, 0.0
         deck.store.save()
@@ -77,7 +77,7 @@ def _renew(deck: Deck, rental: Rental) -> None:
 
 def restart(deck: Deck, slot: int) -> None:
     """Restart a slot's container on its machine: drained, then measured again. Its disk, and so its identity, stays."""
-    with only_one(deck.config.folder, LOCK_WAIT_S):
+    with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
         deck.store.reload()
         rental = deck.store.state.in_slot(slot)
         if rental is None or rental.contract_id is None:
@@ -95,7 +95,7 @@ def upgrade(deck: Deck) -> None:
 
     With one box its tier is empty meanwhile, and the gateway's next tier answers.
     """
-    with only_one(deck.config.folder, LOCK_WAIT_S):
+    with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
         deck.store.reload()
         deck.store.state.pause_until_s = 0.0
         _check_account(deck)
@@ -190,7 +190,7 @@ def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:
 
     Returns the contracts that were ended. Raises StillBilling with what is left when that takes more than `limit_s`.
     """
-    with only_one(deck.config.folder, LOCK_WAIT_S):
+    with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
         deck.store.reload()
         deck.store.state.closed = True
         deck.store.save()

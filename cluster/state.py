@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
@@ -26,6 +26,7 @@ Phase = Literal["intent", "rented", "joined", "ready", "leaving", "ending", "end
 serves; leaving: out of the pool, finishing its requests; ending: must be destroyed; ended: the provider no longer knows
 it."""
 DAYS_KEPT = 90
+WAIT_TOLD_S = 1.0  # for a lock; a look at healthy boxes takes less
 
 
 class Rental(BaseModel):
@@ -164,20 +165,28 @@ def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 @contextmanager
-def only_one(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the cluster's lock. Raises Busy naming the holder when another process keeps it beyond `wait_s`."""
+def only_one(folder: Path, wait_s: float = 0.0, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Hold the cluster's lock. Says for whom it waits; raises Busy when another process keeps it beyond `wait_s`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    until_s = time.monotonic() + wait_s
+    began_s, told = time.monotonic(), False
     with (folder / "lock").open("a+", encoding="utf-8") as file:
         while not _locked(file):
-            if time.monotonic() >= until_s:
-                file.seek(0)
-                raise Busy(f"process {file.read().strip() or '?'} is working on this cluster; wait for it or stop it")
+            waited_s = time.monotonic() - began_s
+            if waited_s >= wait_s:
+                raise Busy(f"{_holder(file)} is working on this cluster; wait for it or stop it")
+            if waited_s >= WAIT_TOLD_S and not told:
+                tell(f"waiting for {_holder(file)}, which is working on this cluster, {wait_s:.0f} s at most")
+                told = True
             time.sleep(0.1)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return f"process {file.read().strip() or '?'}"
 
 
 def _locked(file: IO[str]) -> bool:

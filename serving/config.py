@@ -350,6 +350,8 @@ def load(path: Path) -> Config:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"cannot read the config file {path}: {exc.strerror}; give one with --config FILE") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"cannot read the config file {path}: it is not UTF-8 text") from exc
     return parse(text, source=str(path))
 
 

@@ -55,6 +55,7 @@ def chosen_profile(backend: EngineBackend, gpu: Gpu | None) -> Profile:
 
 def plan_engine(config: Config, runtime: Runtime, tell: Callable[[str], None]) -> EnginePlan | None:
     """Raises DoesNotFit or another StartError; None when no tier runs here."""
+    _tell_without_boxes(config, tell)
     found = local_tier(config)
     if found is None:
         return None
@@ -115,6 +116,14 @@ class LocalFacts:
     @property
     def nusd_per_hour(self) -> int:
         return int(self.price.usd_per_hour * 1_000_000_000)
+
+
+def _tell_without_boxes(config: Config, tell: Callable[[str], None]) -> None:
+    """They may come at any time, or never, for the file is looked for in a wrong place."""
+    for tier in config.tiers:
+        for backend in tier.backends:
+            if isinstance(backend, MembersBackend) and not backend.file.exists():
+                tell(f"tier '{tier.name}' waits for its boxes: {backend.file} is not there yet (python -m cluster up)")
 
 
 def local_facts(config: Config) -> LocalFacts | None:

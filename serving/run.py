@@ -72,7 +72,7 @@ def run(config: Config, tell: Callable[[str], None]) -> int:
     elif config.gateway.nodes == "every":
         raise ConfigError("gateway.nodes: there is one node without ray.address")
     else:
-        _port_is_free(config.listen)
+        _port_is_free(config.listen, within_s=LEFTOVER_WAIT_S)  # a killed instance's HAProxy ends a moment after it
     with _only_instance(config) as runtime:
         fresh_run_folder(runtime)
         found = store_keys(config, runtime, dict(os.environ))

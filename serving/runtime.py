@@ -15,7 +15,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.errors import ConfigError
+from models.errors import ConfigError, Unavailable
 from serving.config import Config, HttpBackend
 
 OPERATOR_PREFIX = "fo-"
@@ -133,16 +133,24 @@ def read_secret(path: Path) -> str:
 
 @dataclass(slots=True)
 class KeyFile:
-    """A key read when first used and again when its file changes: a key can be rotated without a restart."""
+    """A key read when first used and again when its file changes: a key can be rotated without a restart.
+
+    A rented box's file goes with the box, maybe before the box has left its pool: then the last key is still right, and
+    without one Unavailable is raised, which lets another answer.
+    """
 
     path: Path
     _value: str = ""
     _mtime_ns: int = -1
 
     def __call__(self) -> str:
-        mtime_ns = self.path.stat().st_mtime_ns
-        if mtime_ns != self._mtime_ns:
-            self._value, self._mtime_ns = read_secret(self.path), mtime_ns
+        try:
+            mtime_ns = self.path.stat().st_mtime_ns
+            if mtime_ns != self._mtime_ns:
+                self._value, self._mtime_ns = read_secret(self.path), mtime_ns
+        except FileNotFoundError as exc:
+            if not self._value:
+                raise Unavailable(f"there is no key in {self.path.name} any more") from exc
         return self._value
 
 

@@ -126,7 +126,7 @@ class HttpBackend:
                 self._health_url, headers=self._auth(), timeout=timeout, ssl=self._ssl
             ) as response:
                 return Health(response.status == 200, "" if response.status == 200 else f"status {response.status}")
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+        except (aiohttp.ClientError, TimeoutError, OSError, FarthingError) as exc:
             return Health(False, type(exc).__name__)
 
     async def aclose(self) -> None:

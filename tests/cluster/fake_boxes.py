@@ -88,11 +88,11 @@ class FakeBoxes:
     running: dict[int, Box] = field(default_factory=dict)
     started: int = 0
 
-    def start(self, contract_id: int, env: Mapping[str, str]) -> int:
+    def start(self, contract_id: int, env: Mapping[str, str]) -> tuple[str, int]:
         how = self.engines[self.started] if self.started < len(self.engines) else {}
         self.started += 1
         self.running[contract_id] = Box(env, ScriptedEngine(**how))
-        return self.running[contract_id].port
+        return "127.0.0.1", self.running[contract_id].port
 
     def stop(self, contract_id: int) -> None:
         if box := self.running.pop(contract_id, None):
@@ -117,8 +117,26 @@ def _engine_handler(engine: ScriptedEngine) -> type[BaseHTTPRequestHandler]:
             time.sleep(engine.seconds_per_answer)
             engine.answered += 1
             tokens = int(body.get("max_tokens") or 1)
+            if body.get("stream"):
+                self._stream(tokens)
+                return
             choice = {"index": 0, "message": {"role": "assistant", "content": "text"}, "finish_reason": "length"}
             self._send(200, {"choices": [choice], "usage": {"completion_tokens": tokens}, "path": self.path})
+
+        def _stream(self, tokens: int) -> None:
+            """A token every 20 ms, as an engine gives them, with the usage last."""
+            self.close_connection = True
+            self.send_response_only(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            ends = [{"index": 0, "delta": {}, "finish_reason": "length"}]
+            events: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": {"content": "text "}}]}] * tokens
+            usage = {"prompt_tokens": 9, "completion_tokens": tokens, "total_tokens": 9 + tokens}
+            for event in [*events, {"choices": ends}, {"choices": [], "usage": usage}]:
+                self.wfile.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+                self.wfile.flush()
+                time.sleep(0.02)
+            self.wfile.write(b"data: [DONE]\n\n")
 
         def _send(self, status: int, body: dict[str, Any]) -> None:
             data = json.dumps(body).encode()

@@ -34,6 +34,7 @@ class Contract:
     running_since_s: float | None = None
     gpu_s: float = 0.0
     gone_s: float | None = None
+    host: str = "127.0.0.1"
     port: int | None = None
 
     @property

@@ -42,8 +42,8 @@ class Reply(Exception):
 class Boxes(Protocol):
     """What runs inside instances."""
 
-    def start(self, contract_id: int, env: Mapping[str, str]) -> int:
-        """The outer port that leads to the box's 8443."""
+    def start(self, contract_id: int, env: Mapping[str, str]) -> tuple[str, int]:
+        """The address and the outer port that lead to the box's 8443."""
         ...
 
     def stop(self, contract_id: int) -> None: ...
@@ -166,7 +166,7 @@ class FakeVast:
         elif contract.running_since_s is None:
             contract.state, contract.running_since_s = "running", self.now_s()
             if self.boxes is not None:
-                contract.port = self.boxes.start(contract.id, contract.body["env"])
+                contract.host, contract.port = self.boxes.start(contract.id, contract.body["env"])
 
     # the API
 
@@ -175,9 +175,7 @@ class FakeVast:
         path, query = split.path, {k: v[0] for k, v in parse_qs(split.query).items()}
         if path.startswith("/s3/"):
             self.log_polls += 1
-            return (
-                (200, self.logs.get(int(path.split("/")[2]), "nothing yet")) if self.log_polls % 2 == 0 else (404, "")
-            )
+            return (200, self._printed(*path.split("/")[2:])) if self.log_polls % 2 == 0 else (404, "")
         token = headers.get("authorization", "").removeprefix("Bearer ")
         with self.lock:
             self._advance()
@@ -274,8 +272,11 @@ class FakeVast:
     def _reboot(self, number: int, **_: Any) -> Answer:
         return (200, {"success": True}) if number in self.contracts else (404, {"error": "no_such_instance"})
 
-    def _logs(self, number: int, **_: Any) -> Answer:
-        return 200, {"success": True, "result_url": f"{self.url}/s3/{number}"}
+    def _logs(self, number: int, *, body: Json, **_: Any) -> Answer:
+        return 200, {"success": True, "result_url": f"{self.url}/s3/{number}/{body.get('tail') or 1000}"}
+
+    def _printed(self, number: str, tail: str) -> str:
+        return "".join(self.logs.get(int(number), "nothing yet").splitlines(keepends=True)[-int(tail) :])
 
     def _charges(self, *, query: Mapping[str, str], **_: Any) -> Answer:
         if "day" not in json.loads(query["select_filters"]):
@@ -316,7 +317,7 @@ class FakeVast:
             "min_bid": c.machine.offer["min_bid"],
             "disk_space": c.body["disk"],
             "storage_cost": c.machine.offer["storage_cost"],
-            "public_ipaddr": "127.0.0.1\n" if running else None,
+            "public_ipaddr": f"{c.host}\n" if running else None,
             "ports": {"8443/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(c.port)}]} if running and c.port else None,
             "ssh_host": "ssh5.vast.ai",
             "ssh_port": 12345,

@@ -51,6 +51,15 @@ def test_a_file_is_read_and_its_absence_said(tmp_path: Path, document: dict[str,
         load(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize("raw", [b"\xff\xfe\x00", b"profile: [", b"- a list", b""])
+def test_a_file_that_is_no_cluster_file_is_refused_in_one_line(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError, match=re.escape(str(path))) as refused:
+        load(path)
+    assert "\n" not in refused.value.message
+
+
 def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     found = set()
     for name, field in model.model_fields.items():

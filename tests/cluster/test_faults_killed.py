@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.__main__ import main
+from cluster.members import FILE, read
 from tests.cluster.conftest import ROOT, Book, command, recover, written
-from tests.cluster.fake_vast import Drop, FakeVast
+from tests.cluster.fake_vast import Contract, Drop, FakeVast, offer
 
 pytestmark = pytest.mark.timeout(400)  # some tests hold a dozen starts of a process
 DONE, KILLED = 0, -signal.SIGKILL
@@ -107,3 +109,44 @@ def test_faults_killed_at_each_write_of_down(
             break
         book(f"SIGKILL in `down`, {when} a write to disk", len(fake.standing()))
         assert fake.standing() == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("then", ["watch", "down"])
+def test_faults_killed_at_each_write_of_a_replacement(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, book: Book, when: str, then: str
+) -> None:
+    """`watch` dies while it replaces a lost box, and is started again, as a service is; or `down` is the next word."""
+    fake.add(*[offer(n, usd=0.50) for n in range(10, 80)])
+    for number in range(1 if when == "before" else 2, 80, 2):
+        file = written({**document, "name": f"w{number}"}, tmp_path)
+        members = tmp_path / "state" / f"w{number}" / FILE
+        assert main(["up", str(file)]) == DONE
+        first = fake.standing()[0].id
+        fake.lose(first)
+        assert run_killed(when, number, ["watch", str(file)]) == KILLED
+        replaced = first not in {c.id for c in fake.standing()} and len(read(members)) == 1
+        leaked = 0
+        if then == "watch":
+            watch_until_replaced(file, members, fake.contracts[first])
+            leaked = len(fake.standing()) - 1
+        assert main(["down", str(file)]) == DONE
+        leaked += len(fake.standing())
+        book(f"SIGKILL in `watch` at a replacement, {when} a write to disk, then `{then}`", leaked)
+        assert leaked == 0, number
+        if replaced:  # every gap has been visited
+            assert number > 10
+            return
+    raise AssertionError("it never came to replace the box")
+
+
+def watch_until_replaced(file: Path, members: Path, lost: Contract) -> None:
+    watch = subprocess.Popen(command("watch", str(file)), cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        until_s = time.monotonic() + 40
+        while lost.gone_s is None or len(read(members)) != 1:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+    finally:
+        watch.terminate()
+        assert watch.wait(30) == DONE

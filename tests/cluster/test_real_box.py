@@ -6,12 +6,8 @@ Only the provider is played, and packages are there already. Minutes; marked `st
 from __future__ import annotations
 
 import json
-import os
-import signal
 import ssl
-import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +16,11 @@ import psutil
 import pytest
 
 from cluster.__main__ import main
-from cluster.box.engine import free_port
 from tests.cluster.conftest import written
 from tests.cluster.fake_vast import FakeVast, offer
+from tests.cluster.real_boxes import RealBoxes
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
-
-
-@dataclass
-class RealBoxes:
-    """Each instance is a process group that runs the bootstrap script, with a disk of its own."""
-
-    folder: Path
-    provider_url: str = ""
-    running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self, contract_id: int, env: Mapping[str, str]) -> int:
-        port = free_port()
-        wanted = {k: v for k, v in env.items() if k.startswith("FARTHING_")}
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": os.environ.get("HOME", "/root"),
-            "OMP_NUM_THREADS": "1",
-            "FARTHING_SET": "cpu",
-            "FARTHING_DATA": str(self.folder / str(contract_id)),
-            "FARTHING_TLS_PORT": str(port),
-            "CONTAINER_ID": str(contract_id),
-            "CONTAINER_API_KEY": f"instance-key-{contract_id}",
-            **wanted,
-        }
-        log = (self.folder / f"{contract_id}.log").open("wb")
-        self.running[contract_id] = subprocess.Popen(
-            ["bash", "cluster/bootstrap.sh"], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        return port
-
-    def stop(self, contract_id: int) -> None:
-        if process := self.running.pop(contract_id, None):
-            family = psutil.Process(process.pid).children(recursive=True)
-            os.killpg(process.pid, signal.SIGKILL)  # as a destroyed container ends
-            for child in family:
-                if child.is_running():
-                    child.kill()
-            process.wait(20)
 
 
 @pytest.fixture
@@ -74,8 +31,7 @@ def real(tmp_path: Path) -> Iterator[FakeVast]:
         try:
             yield fake
         finally:
-            for contract_id in list(boxes.running):
-                boxes.stop(contract_id)
+            boxes.close()
             for log in tmp_path.glob("*.log"):
                 print(log.read_text(errors="replace")[-4000:])
 

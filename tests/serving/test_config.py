@@ -108,3 +108,10 @@ def test_on_a_cluster_of_nodes_keys_are_required_even_on_loopback() -> None:
     """Each replica has a port on the nodes' network."""
     assert not parse(SMALL).auth_required
     assert parse(SMALL + "ray: {address: '192.0.2.1:6379'}").auth_required
+
+
+def test_a_file_that_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load(path)

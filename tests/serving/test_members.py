@@ -19,6 +19,7 @@ from models.upstream.openai import make_session
 from serving.backends import tier_facts
 from serving.bookkeeper import Bookkeeper
 from serving.config import MembersBackend, parse
+from serving.engine_plan import plan_engine
 from serving.ledger.schema import engine_uptime
 from serving.ledger.store import Store
 from serving.members import Members
@@ -119,10 +120,36 @@ async def test_a_certificate_that_comes_later_is_waited_for(
     assert [backend.name for backend in pool.backends] == ["small/a:1"]
 
 
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_member_whose_key_has_gone_with_its_box_is_one_that_does_not_answer(
+    file: Path, session: aiohttp.ClientSession, known: bool
+) -> None:
+    """Boxes that are lost lose their keys at once, and the file of members is looked at twice a second."""
+    publish(file, "127.0.0.1:9")
+    pool = Pool("small", [])
+    Members(pool, file, Capabilities(), session).look()
+    if known:
+        await pool.health()
+    file.with_name("127.0.0.1:9.key").unlink()
+    with pytest.raises(Unavailable):
+        await pool.ask(Call("chat/completions", {"messages": []}, "req_1", Deadline.after(5.0)))
+    assert [m.ready for m in await pool.health()] == [False]
+
+
 async def test_a_pool_without_members_sends_requests_on(session: aiohttp.ClientSession) -> None:
     call = Call("chat/completions", {"messages": []}, "req_1", Deadline.after(1.0))
     with pytest.raises(Unavailable, match="no backend can be asked"):
         await Pool("small", []).ask(call)
+
+
+def test_a_start_without_the_file_of_boxes_says_where_it_looks(file: Path, tmp_path: Path) -> None:
+    config, said = parse(CONFIG.replace("FILE", str(file))), list[str]()
+    runtime = Runtime(tmp_path / "state", "http://x", metrics_in_service=True)
+    assert plan_engine(config, runtime, said.append) is None
+    assert len(said) == 1 and str(file) in said[0]
+    publish(file)
+    assert plan_engine(config, runtime, said.append) is None
+    assert len(said) == 1
 
 
 def test_a_tier_of_boxes_is_paid_by_the_hour_and_is_not_this_machine(file: Path) -> None:
