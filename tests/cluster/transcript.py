@@ -18,12 +18,14 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.fake_vast import KEY, Contract, FakeVast, offer
 from tests.cluster.load import Load, latencies, outcomes
@@ -117,6 +119,7 @@ def play(stage: Stage, net: Lan) -> None:
     print(flush=True)
     stage.say(f"the gateway was sent {stage.sent} requests in all; its ledger:")
     stage.run("serving", "costs", "--config", str(gateway), "--since", "1h")
+    stage.say(f"streams that broke off with a box and were carried on by another: {_carried_on():.0f}")
     stage.run("cluster", "status", str(stage.cluster))
     stage.run("cluster", "ports", str(stage.cluster), "--scan", "1", "65535")
     _knock_at_home(stage, net.machines[0], net.machines[-1])
@@ -194,6 +197,13 @@ def _lose_one_under_load(stage: Stage, how: str, lose: Callable[[Contract], None
     }
     for name, part in parts.items():
         stage.say(f"  {name}: {len(part)}; {latencies(part)}")
+
+
+def _carried_on() -> float:
+    with urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == "farthing_streams_resumed_total")
 
 
 def _knock_at_home(stage: Stage, home: Machine, stranger: Machine) -> None:
