@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Final
 
 import orjson
@@ -50,16 +51,31 @@ class _Seen:
     """What a stream has said so far. `head`: the first chunk's fields, which all later ones repeat.
 
     `plain` is false where there was more than text. Tokens are counted by events, of which each has one or more.
+    White space at the end is not given back, since chat templates may take it off: the model says it again, unheard.
     """
 
     head: Json = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     plain: bool = True
     ended: bool = False
+    again: str = ""  # white space that has been seen, and that the rest may begin with
 
     @property
     def tokens(self) -> int:
         return max(len(self.texts), sum(map(len, self.texts)) // CHARS_A_TOKEN)
+
+    def beginning(self) -> str:
+        text = "".join(self.texts)
+        begun = text.rstrip()
+        self.again = text[len(begun) :]
+        return begun
+
+    def unheard(self, text: str) -> str:
+        """A piece of the rest, without what was seen of it."""
+        pairs = zip(text, self.again, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self.again = self.again[same:] if same == len(text) else ""
+        return text[same:]
 
     def read(self, data: bytes) -> None:
         try:
@@ -105,10 +121,11 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
             times += 1
             if seen.ended:
                 return  # it was all there; only its usage is missing
-            if times > MAX_TIMES or not seen.plain or not seen.texts:
+            begun = seen.beginning()
+            if times > MAX_TIMES or not seen.plain or not begun:
                 raise
             try:
-                reply = await ask(_going_on(call, seen), reply.backend)
+                reply = await ask(_going_on(call, begun, seen.tokens), reply.backend)
             except FarthingError as exc:
                 raise cut from exc  # that the last one asked was busy is no news to the caller
             resumed(reply)
@@ -116,12 +133,12 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
             reply.chunks = _joined(reply.chunks, seen)
 
 
-def _going_on(call: Call, seen: _Seen) -> Call:
+def _going_on(call: Call, begun: str, tokens: int) -> Call:
     body: dict[str, Any] = {**call.body, "continue_final_message": True, "add_generation_prompt": False}
-    body["messages"] = [*call.body["messages"], {"role": "assistant", "content": "".join(seen.texts)}]
+    body["messages"] = [*call.body["messages"], {"role": "assistant", "content": begun}]
     for name in _COUNTED:
         if body.get(name) is not None:
-            body[name] = max(1, body[name] - seen.tokens)
+            body[name] = max(1, body[name] - tokens)
     return replace(call, body=body)
 
 
@@ -143,6 +160,8 @@ def _renamed(told: Json, seen: _Seen) -> Json | None:
     for choice in told.get("choices") or ():
         delta = choice.get("delta") or {}
         delta.pop("role", None)
+        if seen.again and delta.get("content"):
+            delta["content"] = seen.unheard(delta["content"])
         if not any(delta.values()) and not choice.get("finish_reason"):
             return None
     return {**told, **seen.head}

@@ -9,6 +9,7 @@ import pytest
 
 from models.errors import Overloaded, StreamCut
 from models.fake import FakeBackend, Step
+from models.types import Chunk
 from tests.serving.cascades import Seen, text
 from tests.serving.conftest import Running, Setup, running
 from tests.serving.test_gateway import events
@@ -48,6 +49,28 @@ async def test_another_engine_goes_on_from_what_was_seen(setup: Setup) -> None:
     assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (2, WORDS, True)
     assert row["cost_nusd"] == 2 * 1000 + WORDS * 2000 and row["cost_wasted_nusd"] == 0
     assert metrics._resumed.labels("small")._value.get() == 1
+
+
+async def test_a_blank_line_at_the_break_is_neither_lost_nor_doubled(setup: Setup) -> None:
+    """The beginning is given without it, since templates may strip it; the fake says it again, in two pieces."""
+
+    class Lines(FakeBackend):
+        pieces = (["One.", "\n", "\n"], ["\n", "\nTwo.", "\n", "Three."])
+
+        async def stream(self, call: Any) -> Any:
+            self.calls.append(call)
+            first = not call.body.get("continue_final_message")
+            for piece in self.pieces[not first]:
+                yield Chunk(self._event({"content": piece}), content=True)
+            if first:
+                raise StreamCut("gone")
+            yield Chunk(self._event({}, "stop"), content=True)
+
+    setup.small = Lines("small/0", "tiny")
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+    assert text(body) == "One.\n\nTwo.\nThree."
+    assert setup.small.calls[1].body["messages"][-1]["content"] == "One."
 
 
 async def test_what_was_carried_on_is_not_stored(setup: Setup) -> None:
