@@ -129,7 +129,8 @@ def _until_complete(fleet: Fleet) -> None:
         if fleet.complete:
             return
         if trouble is not None and all(rental.serves for rental in deck.store.state.live):
-            deck.tell(f"{len(deck.store.state.live)} of {deck.config.boxes} boxes serve, and go on billing")
+            left = len(deck.store.state.live)
+            deck.tell(f"{left} of {deck.config.boxes} boxes serve{', and go on billing' if left else ''}")
             raise trouble
         threading.Event().wait(deck.config.timing.poll_s)
 
