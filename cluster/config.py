@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.vastai import BASE_URL
+from models import yaml_file
 from models.errors import ConfigError
 
 DEFAULT_IMAGE = "nvidia/cuda:13.0.1-runtime-ubuntu24.04"
@@ -142,10 +142,7 @@ class ClusterConfig(_Frozen):
 
 def parse(text: str, *, source: str = "cluster file") -> ClusterConfig:
     """Parse YAML. Raises ConfigError naming each bad key by its path."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(exc).split())}") from exc
+    data = yaml_file.parse(text, source)
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected a mapping with profile, max_usd_per_hour and budget_usd_per_day")
     try:

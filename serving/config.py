@@ -11,9 +11,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models import yaml_file
 from models.errors import ConfigError
 from models.prices import PriceOverride
 from serving.config_routing import Routing
@@ -327,10 +327,7 @@ class Config(_Frozen):
 
 def parse(text: str, *, source: str = "config") -> Config:
     """Parse YAML. Raises ConfigError naming each bad key by its path."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(exc).split())}") from exc
+    data = yaml_file.parse(text, source)
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected a mapping with at least 'tiers'")
     return parsed(data, source=source)
