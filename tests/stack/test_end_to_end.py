@@ -207,6 +207,9 @@ def test_metrics_costs_and_rows_agree_with_two_gateways(service: Service) -> Non
     for n in range(10):
         assert service.chat(f"What is {n} plus one?").status_code == 200
     rows = service.settled(10)
+    command = [sys.executable, "-m", "serving", "export", "--config", str(service.config)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [json.loads(line) for line in said.splitlines()] == rows
     families = text_string_to_metric_families(httpx2.get(f"{service.url}/metrics").text)
     samples = {family.name: family.samples for family in families}
     assert sum(s.value for s in samples["farthing_requests"] if s.name.endswith("_total")) == len(rows)
