@@ -67,6 +67,16 @@ def exported(config: Path) -> list[dict[str, Any]]:
         store.close()
 
 
+def still(rows: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows once none has come for a second, in which the ledger looks five times: of all that was answered."""
+    found = rows()
+    while True:
+        time.sleep(1)
+        before, found = len(found), rows()
+        if len(found) == before:
+            return found
+
+
 @dataclass
 class Service:
     """A running `python -m serving run` and what a test wants to know of it."""

@@ -197,9 +197,9 @@ def cluster(count: int, **more: Any) -> Iterator[Nodes]:
         found = Nodes(net, folder, "")
         found.key = found.add_key()
         found.start_node(0)
-        until(lambda: found.up(0), 120, "the head")
+        until(lambda: found.up(0), START_LIMIT_S, "the head")
         for number in range(1, count - 1):
             found.start_node(number)
-        until(lambda: all(found.up(number) for number in range(1, count - 1)), 120, "the other nodes")
+        until(lambda: all(found.up(number) for number in range(1, count - 1)), START_LIMIT_S, "the other nodes")
         found.serve("first")
         yield found
