@@ -5,6 +5,7 @@ CONFIG ?= configs/default.yaml
 PORT ?=
 GPU ?= rtx4090
 ARGS ?=
+WORKERS ?= 3
 PY := .venv/bin/python
 
 .PHONY: help setup serve test check bench bench-overhead fit monitor lock clean
@@ -19,11 +20,13 @@ serve: ## serve in the foreground: make serve [CONFIG=file] [PORT=8000]
 	@./tools/setup.sh serve
 	@exec $(PY) -m serving run --config $(CONFIG) $(if $(PORT),--port $(PORT))
 
-test: ## all tests: make test [ARGS='tests/router -x']
+# Compiled once, whatever the environment says, and not by each of the hundreds of processes that tests start.
+test: export PYTHONDONTWRITEBYTECODE :=
+test: ## all tests: make test [ARGS='tests/router -x'] [WORKERS=3]
 	@./tools/setup.sh dev
 	@$(PY) -m models prepare embedded
-	$(PY) -m pytest $(if $(ARGS),$(ARGS),-m 'not stack')
-	$(if $(ARGS),,$(PY) -m pytest -m stack)
+	$(PY) -m pytest $(if $(ARGS),$(ARGS),-m 'not stack' -n $(WORKERS) --dist worksteal)
+	$(if $(ARGS),,$(PY) -m pytest -m stack $(sort $(shell grep -rl 'mark\.stack' tests --include='test_*.py')))
 
 check: ## lint, types, import direction, size caps
 	@./tools/setup.sh dev

@@ -82,12 +82,17 @@ def recover(fake: FakeVast, file: Path, boxes: int = 1) -> int:
     return too_many + len(fake.standing())
 
 
-TABLE = pytest.StashKey[dict[str, list[int]]]()
+FAULT = "fault injected"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of injected faults, when their tests were run."""
-    table = terminalreporter.config.stash.get(TABLE, {})
+    """The table of injected faults, when their tests were run; from the reports, which come from workers too."""
+    table: dict[str, list[int]] = {}
+    reports = [one for found in terminalreporter.stats.values() for one in found]
+    for report in reports:
+        if getattr(report, "when", None) == "call":
+            for fault, leaked in [told for name, told in report.user_properties if name == FAULT]:
+                table.setdefault(fault, []).append(leaked)
     if table:
         terminalreporter.section("faults injected")
         terminalreporter.write_line(f"{'fault':58} {'runs':>5} {'leaked rentals':>15}")
@@ -96,7 +101,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 @pytest.fixture
-def book(request: pytest.FixtureRequest) -> Any:
+def book(record_property: Callable[[str, object], None]) -> Book:
     """`book(fault, leaked)` adds a run to the table."""
-    table = request.config.stash.setdefault(TABLE, {})
-    return lambda fault, leaked: table.setdefault(fault, []).append(leaked)
+    return lambda fault, leaked: record_property(FAULT, (fault, leaked))

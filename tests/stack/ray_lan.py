@@ -19,7 +19,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.stack.conftest import ROOT, until
+from tests.stack.conftest import ROOT, START_LIMIT_S, exported, until
 from tests.stack.lan import Lan, Machine, lan
 
 PORT, ADMIN_PORT = 8000, 9100
@@ -99,7 +99,7 @@ class Nodes:
     def serve(self, name: str) -> None:
         config = str(self.folder / "config.yaml")
         started = self.start(self.head, name, "-m", "serving", "run", "--config", config)
-        until(lambda: "ready http" in self.log(name) or started.poll() is not None, 120, "ready")
+        until(lambda: "ready http" in self.log(name) or started.poll() is not None, START_LIMIT_S, "ready")
         assert started.poll() is None, self.log(name)
         self.service = started
 
@@ -151,9 +151,7 @@ class Nodes:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     def rows(self) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "serving", "export", "--config", str(self.folder / "config.yaml")]
-        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        return [json.loads(line) for line in out.splitlines()]
+        return exported(self.folder / "config.yaml")
 
     def load(self, count: int, word: str, during: Callable[[], Any], *machines: Machine) -> list[Answer]:
         """Send `count` requests from the head to the machines in turn (to the head alone if none is named), and do
@@ -199,9 +197,9 @@ def cluster(count: int, **more: Any) -> Iterator[Nodes]:
         found = Nodes(net, folder, "")
         found.key = found.add_key()
         found.start_node(0)
-        until(lambda: found.up(0), 60, "the head")
+        until(lambda: found.up(0), START_LIMIT_S, "the head")
         for number in range(1, count - 1):
             found.start_node(number)
-        until(lambda: all(found.up(number) for number in range(1, count - 1)), 60, "the other nodes")
+        until(lambda: all(found.up(number) for number in range(1, count - 1)), START_LIMIT_S, "the other nodes")
         found.serve("first")
         yield found

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 def test_a_small_replay_runs_and_its_books_agree(tmp_path: Path) -> None:
     rows = questions.write(tmp_path / "rows.jsonl", 120)
-    sizes = ["--questions", "24", "--rps", "8", "--check-rps", "2", "--check-s", "4"]
+    sizes = ["--questions", "24", "--rps", "16", "--check-rps", "4", "--check-s", "2"]
     command = [sys.executable, "-m", "benchmarks.cost", "--zeroeval", str(rows), "--small", "little", *sizes]
     done = subprocess.run(
         [*command, "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, timeout=800, check=False

@@ -14,7 +14,7 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.stack.conftest import ROOT, SECRET, Service, until
+from tests.stack.conftest import ROOT, SECRET, Service, still, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 HARD = "Prove step by step that sqrt(2) is irrational. You must give at least two proofs."
@@ -133,7 +133,8 @@ def test_a_repeat_in_other_words_costs_nothing_and_a_near_miss_is_asked(service:
     assert float(hit.headers["x-farthing-similarity"]) > 0.8
     for other in ("How do I not reset my password?", "How do I reset her password?"):
         assert service.chat(other, model="frontier").headers["x-farthing-cache"] == "miss"
-    (row,) = [r for r in service.settled(4) if r["request_id"] == hit.headers["x-request-id"]]
+    asked = hit.headers["x-request-id"]
+    (row,) = until(lambda: [r for r in service.rows() if r["request_id"] == asked], 20, "its row")
     assert (row["cache"], row["cost_nusd"], row["saved_nusd"] > 0) == ("semantic", 0, True)
     command = [sys.executable, "-m", "serving", "cache", "delete", "--all", "--config", str(service.config)]
     deleted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -223,7 +224,10 @@ def test_ray_writes_no_line_for_a_request(service: Service) -> None:
 def test_metrics_costs_and_rows_agree_with_two_gateways(service: Service) -> None:
     for n in range(10):
         assert service.chat(f"What is {n} plus one?").status_code == 200
-    rows = service.settled(10)
+    rows = still(service.rows)
+    command = [sys.executable, "-m", "serving", "export", "--config", str(service.config)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [json.loads(line) for line in said.splitlines()] == rows
     families = text_string_to_metric_families(httpx2.get(f"{service.url}/metrics").text)
     samples = {family.name: family.samples for family in families}
     assert sum(s.value for s in samples["farthing_requests"] if s.name.endswith("_total")) == len(rows)

@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.stack.conftest import Service, until
+from tests.stack.conftest import Service, still, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 CLIENTS = 20
@@ -33,7 +33,7 @@ async def leave(service: Service, number: int, stream: bool) -> None:
 
 
 async def test_twenty_unary_and_twenty_streaming_clients_leave_and_vllm_is_idle_soon(service: Service) -> None:
-    before = len(service.rows())
+    before = len(await asyncio.to_thread(still, service.rows))
     everyone = [leave(service, n, stream) for n in range(CLIENTS) for stream in (False, True)]
     await asyncio.gather(*everyone)
     # 80,000 tokens would take this machine ten minutes; the step vLLM is in, a prefill of many prompts, takes seconds

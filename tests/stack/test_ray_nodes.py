@@ -21,7 +21,7 @@ from tests.stack.ray_lan import WORKER_PORTS, Answer, Nodes, cluster
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may make network namespaces"),
 ]
 OTHERS = textwrap.dedent("""

@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.stack.conftest import ROOT, Service, until
+from tests.stack.conftest import ROOT, Service, still, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
@@ -64,17 +64,17 @@ def check_rows(service: Service, before: int, sent: int, answered: list[str]) ->
 
 
 async def test_a_killed_ledger_writer_loses_and_doubles_nothing(service: Service) -> None:
-    before = len(service.rows())
+    before = len(await asyncio.to_thread(still, service.rows))
     (writer,) = service.processes("ray::ServeReplica:gateway:Ledger")
     statuses, answered = await load(service, 60, "frontier", writer.kill)
-    assert statuses == {200: 60}
     until(lambda: service.processes("ray::ServeReplica:gateway:Ledger"), 60, "a new ledger process")
+    assert statuses == {200: 60}
     rows = until(lambda: (r := service.rows()) and len(r) == before + 60 and r, 60, "all rows")
     assert {row["request_id"] for row in rows} >= set(answered)
 
 
 async def test_a_killed_gateway_closes_its_requests_as_lost_and_the_other_serves_on(service: Service) -> None:
-    before = len(service.rows())
+    before = len(await asyncio.to_thread(still, service.rows))
     victim = service.processes("ray::ServeReplica:gateway:Gateway")[0]
     statuses, answered = await load(service, 80, "small", victim.kill)
     assert statuses[200] >= 50, statuses
@@ -93,7 +93,7 @@ async def test_a_killed_gateway_closes_its_requests_as_lost_and_the_other_serves
 
 
 async def test_a_killed_engine_is_covered_by_the_frontier_and_leaves_no_process(service: Service) -> None:
-    before = len(service.rows())
+    before = len(await asyncio.to_thread(still, service.rows))
     (engine,) = service.processes("ray::ServeReplica:engine:Engine")
     family = engine.children(recursive=True)
     assert family
@@ -125,6 +125,7 @@ def test_a_second_instance_is_refused_and_says_why(service: Service) -> None:
 
 
 async def test_an_interrupt_lets_answers_finish_and_leaves_nothing(service: Service) -> None:
+    await asyncio.to_thread(until, lambda: service.tier_ready("small"), 180, "the engine")
     family = psutil.Process(service.process.pid).children(recursive=True)
     assert any("haproxy" in p.name() for p in family)
     body = {

@@ -55,21 +55,24 @@ def write(path: Path, rows: Sequence[Pair]) -> Path:
     return path
 
 
-def test_enough_clean_pairs_meet_the_target_and_few_do_not() -> None:
-    assert tune.tune(some_pairs(), BagOfWords(), RULES).verified
+@pytest.fixture(scope="module")
+def tuning() -> tune.Tuning:
+    return tune.tune(some_pairs(), BagOfWords(), RULES)
+
+
+def test_enough_clean_pairs_meet_the_target_and_few_do_not(tuning: tune.Tuning) -> None:
+    assert tuning.verified
     assert not tune.tune(some_pairs()[:60], BagOfWords(), RULES).verified
 
 
-def test_the_curve_falls_in_hits_and_carries_its_bound() -> None:
-    tuning = tune.tune(some_pairs(), BagOfWords(), RULES)
+def test_the_curve_falls_in_hits_and_carries_its_bound(tuning: tune.Tuning) -> None:
     hits = [point.tally.hits for point in tuning.curve]
     assert hits == sorted(hits, reverse=True)
     assert tuning.chosen.tally.wrong_hit_bound <= tuning.rules.max_wrong_hit_rate
     assert len(tune.table(tuning.curve, "P(right)")) == len(tuning.curve) + 1
 
 
-def test_an_artifact_loads_with_its_encoder_and_no_other(tmp_path: Path) -> None:
-    tuning = tune.tune(some_pairs(), BagOfWords(), RULES)
+def test_an_artifact_loads_with_its_encoder_and_no_other(tuning: tune.Tuning, tmp_path: Path) -> None:
     tune.write(tmp_path, tuning, "an encoder")
     loaded = tune.load(tmp_path, "an encoder")
     assert loaded.decider == Decider(tuning.rules, tuning.pooled)
@@ -96,11 +99,11 @@ def test_the_command_writes_what_it_says(
     assert tune.load(tmp_path / "artifacts", "an encoder").evidence_wrong == 0
 
 
-def test_the_picture_is_a_png(tmp_path: Path) -> None:
+def test_the_picture_is_a_png(tuning: tune.Tuning, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from router.cache import plot
 
-    plot.draw(tune.tune(some_pairs(), BagOfWords(), RULES), tmp_path / "curve.png")
+    plot.draw(tuning, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -142,10 +145,8 @@ def test_pairs_are_read_from_gzip_and_a_file_that_is_none_is_refused(tmp_path: P
         pairs.load([tmp_path / "missing.jsonl"])
 
 
-def test_the_benchmark_counts_what_each_rule_does() -> None:
-    encoder = BagOfWords()
-    tuning = tune.tune(some_pairs(), encoder, RULES)
-    found = benchmark.report(some_pairs(), encoder, Decider(tuning.rules, tuning.pooled))
+def test_the_benchmark_counts_what_each_rule_does(tuning: tune.Tuning) -> None:
+    found = benchmark.report(some_pairs(), BagOfWords(), Decider(tuning.rules, tuning.pooled))
     assert found["rules"]["cosine >= 0.99"]["wrong_hits"] == 70  # the order swaps, to which cosine is blind
     assert found["rules"]["+ order"]["wrong_hits"] == found["rules"]["full decision"]["wrong_hits"] == 0
     assert found["rules"]["full decision"]["hits"] > 0
