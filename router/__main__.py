@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)
         return 2
+    except OSError as exc:  # a folder that cannot be written, a full disk
+        print(f"farthing: {exc}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

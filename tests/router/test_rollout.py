@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ def test_use_says_what_is_in_force(root: Path, capsys: pytest.CaptureFixture[str
     assert "acts on 0.25 of conversations" in capsys.readouterr().out
     assert use(root, "--mode", "shadow") == 0
     assert "acts on nothing" in capsys.readouterr().out
+
+
+def test_a_damaged_artifact_does_not_hide_the_others(
+    root: Path, deployed: Deployed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = deployed.with_policy(replace(deployed.policy, threshold=0.7), {}).write(root)
+    (other / "policy.json").write_text("{")
+    assert use(root) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 4 and sum("damaged" in line for line in listed) == 1
+
+
+def test_a_folder_that_takes_no_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert use(Path("/proc"), "--mode", "shadow") == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_makes_no_sense_is_refused_and_changes_nothing(
