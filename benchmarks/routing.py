@@ -20,12 +20,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.errors import FarthingError
+from models.errors import ConfigError, FarthingError
 from router import baselines, folds, plots, tables
 from router.deployed import Deployed
 from router.embedding.minilm import load_default
 from router.estimators.base import Floats
-from router.evaluation import RESAMPLES, Figures, compare, difference, setting
+from router.evaluation import RESAMPLES, Figures, compare, difference, rounded, setting
 from router.folds import Folds
 from router.outcomes import Outcomes, Pair, data_sha256, read
 from router.training import ESTIMATORS, Samples, out_of_fold, sample, scores, stacked
@@ -53,7 +53,7 @@ class Measured:
             "set": self.name,
             "split": self.split,
             **self.setting,
-            "random_apgr": [round(x, 4) for x in self.random],
+            "random_apgr": [rounded(x) for x in self.random],
             "rankings": {name: figures.to_json() for name, figures in self.figures.items()},
             "router_less": {name: difference(ours, figures).to_json() for name, figures in others.items()},
             "quality_at_share": {"shares": SHARES, **curves},
@@ -66,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         return _run(arguments)
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)
+        return 2
+    except OSError as exc:  # a picture's folder that is not there, a full disk
+        print(f"farthing: {exc}", file=sys.stderr)
         return 2
 
 
@@ -96,6 +99,8 @@ def _run(arguments: argparse.Namespace) -> int:
             )
         if not arguments.only_artifact:
             found += _cross_validated(samples, arguments.resamples)
+    if not found:
+        raise ConfigError("nothing could be measured: label more prompts, or measure an artifact with --artifact")
     if arguments.png is not None:
         _draw(found, arguments.png)
     header = {
@@ -122,7 +127,8 @@ def _cross_validated(samples: Samples, resamples: int) -> list[Measured]:
     for split, make in (("seen", folds.seen), ("unseen", folds.unseen)):
         fold = make(samples.outcomes)
         if len(np.unique(fold)) < 2:
-            _say(f"{split}: one group only, so nothing can be held out")
+            what = "prompt" if split == "seen" else "group, or of groups that share prompts"
+            _say(f"{split}: all rows are of one {what}, so nothing can be held out")
             continue
         predictions = out_of_fold(ESTIMATORS, samples, fold, _say)
         stack = stacked(predictions, samples.labels, fold, seen=split == "seen")

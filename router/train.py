@@ -67,7 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
     seen = arguments.split == "seen"
     fold = (folds.seen if seen else folds.unseen)(samples.outcomes)
     if len(np.unique(fold)) < 2:
-        raise ConfigError("one group only: nothing can be held out as unseen; use --split seen")
+        raise ConfigError(
+            "all rows have one prompt: nothing can be held out"
+            if seen
+            else "one group only, or groups that share prompts: nothing can be held out as unseen; use --split seen"
+        )
     predictions = out_of_fold(estimators, samples, fold, say)
     stack_scores = stacked(predictions, samples.labels, fold, seen=seen)
     ranked = scores(predictions, stack_scores, samples, fold, seen=seen)
@@ -93,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check_enough(outcomes: Outcomes) -> None:
     if len(outcomes) < MIN_ROWS:
-        raise ConfigError(f"{len(outcomes)} rows with text are too few to learn from; label at least {MIN_ROWS}")
+        raise ConfigError(f"{len(outcomes)} rows with a text are too few to learn from; label at least {MIN_ROWS}")
 
 
 def first_policy(samples: Samples, gains: Floats, centroids: np.ndarray[Any, Any]) -> Policy:
