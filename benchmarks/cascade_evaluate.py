@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cascade_policies import BUDGETS, Policy, Requests, at_budgets, by_band, by_cascade, by_chance, by_prompt
+from benchmarks.load import positive
 from models.errors import ConfigError
 from router import baselines, folds, plots, tables
 from router.cascade import NAMES, WHOLE
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ratio", type=float, nargs="+", default=[20.0, 100.0], help="prices of the strong model's token to look at"
     )
-    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--resamples", type=positive, default=2000)
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the curves")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings here between runs")
 

@@ -20,9 +20,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.load import positive
 from models.errors import ConfigError, FarthingError
 from router import baselines, folds, plots, tables
-from router.deployed import Deployed
+from router.deployed import PRIOR, Deployed
 from router.embedding.minilm import load_default
 from router.estimators.base import Floats
 from router.evaluation import RESAMPLES, Figures, compare, difference, rounded, setting
@@ -61,9 +62,8 @@ class Measured:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
     try:
-        return _run(arguments)
+        return _run(_parser().parse_args(argv))
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)
         return 2
@@ -76,13 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--outcomes", type=Path, nargs="+", required=True, metavar="FILE")
     parser.add_argument("--pair", type=Pair.parse, help="WEAK,STRONG of a multi-model file")
-    parser.add_argument("--artifact", type=Path, help="a trained artifact's folder (or `prior`), measured as it is")
+    parser.add_argument(
+        "--artifact", type=_artifact, help="a trained artifact's folder (or `prior`), measured as it is"
+    )
     parser.add_argument("--only-artifact", action="store_true", help="no cross-validation")
     parser.add_argument("--cache", type=Path, help="keep embeddings here between runs")
     parser.add_argument("--png", type=Path, help="draw the curves of the pooled sets")
     parser.add_argument("--keep-broken", action="store_true", help=f"also use {', '.join(BROKEN_LABELS)}")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES)
+    parser.add_argument("--resamples", type=positive, default=RESAMPLES)
     return parser
+
+
+def _artifact(text: str) -> Path:
+    return PRIOR if text == "prior" else Path(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text, description=text)
         module.add_arguments(command)
         command.set_defaults(command=module.run)
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         return int(arguments.command(arguments))
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)

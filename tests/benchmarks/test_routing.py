@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import own_traffic, routing
 from router.embedding.encoder import EncoderIdentity
+from router.embedding.minilm import load_default
 
 EASY, HARD = "apples", "theorems"
 
@@ -137,9 +138,20 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, capsys: pytest.Capt
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert routing.main(["--outcomes", str(tmp_path / "missing")]) == 2
     assert "cannot read" in capsys.readouterr().err
+    assert routing.main(["--outcomes", "a", "--pair", "one"]) == 2
+    assert "--pair is WEAK,STRONG" in capsys.readouterr().err
     same = str(outcomes(tmp_path / "a.jsonl", "a", 60))
     assert own_traffic.main(["--prior", same, "--workload", same]) == 2
     assert "that would be no shift" in capsys.readouterr().err
+
+
+def test_the_shipped_prior_is_measured_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "load_default", load_default)
+    path = outcomes(tmp_path / "a.jsonl", "a", 8)
+    assert routing.main(["--outcomes", str(path), "--artifact", "prior", "--only-artifact", "--resamples", "5"]) == 0
+    assert last_line(capsys.readouterr().out)["results"][0]["split"].startswith("as trained")
 
 
 def test_own_rows_beat_a_prior_that_learned_the_opposite(
