@@ -143,6 +143,9 @@ def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     same = str(outcomes(tmp_path / "a.jsonl", "a", 60))
     assert own_traffic.main(["--prior", same, "--workload", same]) == 2
     assert "that would be no shift" in capsys.readouterr().err
+    one_prompt = changed(outcomes(tmp_path / "b.jsonl", "b", 240), prompt="the same")
+    assert own_traffic.main(["--prior", same, "--workload", str(one_prompt)]) == 2
+    assert "all rows have one prompt" in capsys.readouterr().err
 
 
 def test_the_shipped_prior_is_measured_by_its_name(
@@ -161,6 +164,7 @@ def test_own_rows_beat_a_prior_that_learned_the_opposite(
     monkeypatch.setattr(own_traffic, "DRAWS", 1)
     prior, workload = outcomes(tmp_path / "a.jsonl", "a"), outcomes(tmp_path / "b.jsonl", "b", 400)
     swapped = {EASY: HARD, HARD: EASY}
+    changed(prior, group="all the prior's rows are of one group")
     rows = [json.loads(line) for line in prior.read_text().splitlines()]
     for row in rows:
         first, rest = row["prompt"].split(" ", 1)
