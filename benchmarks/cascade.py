@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)
         return 2
+    except OSError as exc:  # a picture's folder that is not there, a full disk
+        print(f"farthing: {exc}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cascade_policies import BUDGETS, Policy, Requests, at_budgets, by_band, by_cascade, by_chance, by_prompt
+from benchmarks.cost.options import above
+from benchmarks.load import positive
 from models.errors import ConfigError
 from router import baselines, folds, plots, tables
 from router.cascade import NAMES, WHOLE
@@ -46,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strong", type=Path, metavar="FILE", help="of the strong one; default: one always right")
     parser.add_argument("--groups", nargs="*", metavar="GROUP", help="only tasks of these groups")
     parser.add_argument(
-        "--ratio", type=float, nargs="+", default=[20.0, 100.0], help="prices of the strong model's token to look at"
+        "--ratio", type=above(0), nargs="+", default=[20.0, 100.0], help="prices of the strong model's token to look at"
     )
-    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--resamples", type=positive, default=2000)
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the curves")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings here between runs")
 
@@ -91,7 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{setting['rows']} prompts of {setting['groups']} groups: {' and '.join(setting['pair'])}, "
           f"{setting['weak']:.1%} and {setting['strong']:.1%} right, only the second {setting['only_strong']:.1%}, "
           f"only the first {setting['only_weak']:.1%}")  # fmt: skip
-    found = {split: _known(made, samples, split, arguments.resamples) for split in SPLITS}
+    splits = [split for split in SPLITS if len(np.unique(_folds(split, outcomes))) > 1]
+    if not splits:
+        raise ConfigError("all answers are to one prompt: nothing can be held out")
+    if len(splits) < len(SPLITS):
+        say("one group only, or groups that share prompts: `unseen`, which holds whole groups out, is left out")
+    found = {split: _known(made, samples, split, arguments.resamples) for split in splits}
     results = {split: _show(known, split, arguments.ratio) for split, known in found.items()}
     if arguments.png is not None:
         _draw(arguments.png, " and ".join(setting["pair"]), found, arguments.ratio[-1])
@@ -102,23 +109,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _read_both(arguments: argparse.Namespace) -> tuple[Generations, Outcomes]:
     made = Generations.read([arguments.small]).of_groups(arguments.groups)
+    if len(np.unique(made.correct)) < 2:
+        raise ConfigError("no small answer is right, or all are: there is nothing to tell apart")
     strong, name = np.ones(len(made)), ALWAYS_RIGHT
     if arguments.strong is not None:
         rows = {row["id"]: row for _, row in objects(arguments.strong)}
         if missing := [one for one in made.ids if one not in rows]:
             raise ConfigError(f"{arguments.strong} has no answer to {len(missing)} tasks, such as {missing[0]}")
-        strong = np.array([float(rows[one]["correct"]) for one in made.ids])
-        name = str(rows[made.ids[0]]["model"])
-    small = next(str(row["model"]) for _, row in objects(arguments.small))
+        try:
+            strong = np.array([float(rows[one]["correct"]) for one in made.ids])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{arguments.strong}: not every answer has its 'correct', 0 to 1 ({error!r})") from error
+        name = str(rows[made.ids[0]].get("model") or "strong")
+    small = next(str(row.get("model") or "small") for _, row in objects(arguments.small))
     return made, _outcomes(made, strong, Pair(small, name))
 
 
 def _known(made: Generations, samples: Samples, split: str, count: int) -> Known:
     """split: `seen`, by prompt, as on one's own labelled traffic; `unseen`, whole groups held out."""
     seen, outcomes = split == "seen", samples.outcomes
-    fold = (folds.seen if seen else folds.unseen)(outcomes)
+    fold = _folds(split, outcomes)
     prompt = stacked(predicted_out_of_fold(ESTIMATORS, samples, fold, say), samples.labels, fold, seen=seen)
     return Known(made, outcomes, fold, prompt, resamples(outcomes.prompts, count).astype(float))
+
+
+def _folds(split: str, outcomes: Outcomes) -> Folds:
+    return (folds.seen if split == "seen" else folds.unseen)(outcomes)
 
 
 def _requests(known: Known, ratio: float) -> Requests:
@@ -148,9 +164,11 @@ def _show(known: Known, split: str, ratios: Sequence[float]) -> dict[str, Any]:
 def _outcomes(made: Generations, strong: Floats, pair: Pair) -> Outcomes:
     chars = np.array([len(prompt) for prompt in made.prompts], float)
     unknown = np.full(len(made), np.nan)
+    numbers: dict[str, int] = {}
+    prompts = np.array([numbers.setdefault(prompt, len(numbers)) for prompt in made.prompts], np.int64)
     return Outcomes(
         ids=made.ids, tasks=np.full(len(made), "cascade"), groups=made.groups, texts=made.prompts,
-        prompts=np.arange(len(made)), chars=chars, weak=made.correct, strong=strong,
+        prompts=prompts, chars=chars, weak=made.correct, strong=strong,
         prompt_tokens=chars / 4, weak_tokens=unknown, strong_tokens=unknown, pair=pair,
     )  # fmt: skip
 

@@ -36,10 +36,12 @@ from benchmarks.cost.replayed import Speeds, Stage, belongs_to, drive_phases, ro
 from benchmarks.cost.workload import Request, Workload
 from benchmarks.cost.zeroeval import Question
 from benchmarks.load import positive
+from models.errors import UnknownPrice
 from models.local.engine import MODULE_VARIABLE
 from router.grading import grade
 
 RPS: Final = 20.0
+LEAST_QUESTIONS: Final = 400
 FAST: Final = Speeds({FRONTIER: Speed(0.02, 5000.0)}, gpu_answer_tokens_per_s=5000.0, gpu_running=256)
 GPUS: Final = replace(RTX_4090, count=100)  # priced as one each, and in no one's way
 HEAD_LINES: Final = 60
@@ -60,7 +62,7 @@ class Asked:
         return {
             "requests": len(self.scored),
             "routes": dict(Counter(s.route for s in self.scored)),
-            "decided by the learned router": sum(not row["shadow"] and row["score"] is not None for row in self.ledger),
+            "decided by the learned router": sum(bool(row["artifact"] and not row["shadow"]) for row in self.ledger),
             "wanted": dict(Counter(row["shadow"] for row in self.ledger if row["shadow"])),
             "quality kept": round(right / sum(all_strong[s.request.question] for s in self.scored), 4),
             "usd per 1k": round(sum(s.nusd for s in self.scored) / 1e6 / len(self.scored), 4),
@@ -78,10 +80,8 @@ class Transcript:
         print(f"\n$ python -m {' '.join(shlex.quote(self._short(part)) for part in command)}", flush=True)
         done = subprocess.run(python(*command), cwd=ROOT, capture_output=True, text=True, check=False)
         aside = done.stderr.rstrip().splitlines()
-        told = [
-            *aside[len(aside) - (len(aside) if done.returncode else progress) :],
-            *done.stdout.rstrip().splitlines(),
-        ]
+        shown = aside if done.returncode else aside[max(0, len(aside) - progress) :]
+        told = [*shown, *done.stdout.rstrip().splitlines()]
         for line in told[:lines]:
             print(self._short(line))
         if len(told) > lines:
@@ -222,24 +222,42 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=positive, default=1200, metavar="N", help="at least 400 (default: 1200)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep exports, labels, artifacts and the page here")
     options = parser.parse_args(argv)
+    if options.questions < LEAST_QUESTIONS:
+        parser.error(f"--questions: a quarter has to be enough to calibrate on, so {LEAST_QUESTIONS} at least")
     return guarded(parser.prog, lambda folder: _run(options, folder))
 
 
 def _run(options: argparse.Namespace, folder: Path) -> int:
     models = {SMALL: options.small, FRONTIER: options.frontier}
-    prices = Prices.of(models, RTX_4090)
+    work = _work(options.out, folder)
+    try:
+        prices = Prices.of(models, RTX_4090)
+    except UnknownPrice as exc:
+        raise BenchmarkError(
+            f"no price for '{options.frontier}' is known: name a frontier model that is listed"
+        ) from exc
     questions = mixing.pick(zeroeval.read(options.zeroeval, list(models.values())), options.questions, 0)
     answers = [answer for q in questions for answer in q.answers.values()]
     workload = Workload("loop", _requests(questions), answers)
     nursery = Nursery(folder)
     stage = Stage(nursery, workload, models, GPUS, FAST, Judge(prices.by_tier, grade, belongs_to(workload), prices.at))
-    work = options.out or folder / "work"
-    work.mkdir(parents=True, exist_ok=True)
     strong = {q.id: float(grade(q.answers[options.frontier].text, q.reference, q.checker)) for q in questions}
     with _serving(stage, work / "artifacts") as ours:
         told = Transcript(work, [f"{folder}/"])
         print(json.dumps(Loop(ours, stage, told, _parts(questions), work / "artifacts", strong).go()))
     return 1 if nursery.left_behind else 0
+
+
+def _work(out: Path | None, folder: Path) -> Path:
+    """Empty: labels, artifacts and a rollout of an earlier run would be gone on with. Raises BenchmarkError."""
+    work = out or folder / "work"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()):
+            raise BenchmarkError(f"--out: {work} is not empty; give a new folder")
+    except OSError as exc:
+        raise BenchmarkError(f"--out: {work} is no folder and cannot be made one ({exc.strerror})") from exc
+    return work
 
 
 @contextmanager

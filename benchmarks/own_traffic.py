@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)
         return 2
+    except OSError as exc:  # a picture's folder that is not there, a full disk
+        print(f"farthing: {exc}", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -67,7 +70,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def train(samples: Samples, *, unseen: bool = False) -> Stack:
+    """Raises ConfigError where all rows have one prompt."""
     fold = (folds.unseen if unseen else folds.seen)(samples.outcomes)
+    if len(np.unique(fold)) < 2:  # one group: the weights for groups never seen hang on no fold
+        fold = folds.seen(samples.outcomes)
+    if len(np.unique(fold)) < 2:
+        raise ConfigError("all rows have one prompt: nothing can be held out")
     return fit_stack(ESTIMATORS, samples, out_of_fold(ESTIMATORS, samples, fold, _quiet), _quiet, seen=not unseen)
 
 

@@ -20,12 +20,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.errors import FarthingError
+from benchmarks.load import positive
+from models.errors import ConfigError, FarthingError
 from router import baselines, folds, plots, tables
-from router.deployed import Deployed
+from router.deployed import PRIOR, Deployed
 from router.embedding.minilm import load_default
 from router.estimators.base import Floats
-from router.evaluation import RESAMPLES, Figures, compare, difference, setting
+from router.evaluation import RESAMPLES, Figures, compare, difference, rounded, setting
 from router.folds import Folds
 from router.outcomes import Outcomes, Pair, data_sha256, read
 from router.training import ESTIMATORS, Samples, out_of_fold, sample, scores, stacked
@@ -53,7 +54,7 @@ class Measured:
             "set": self.name,
             "split": self.split,
             **self.setting,
-            "random_apgr": [round(x, 4) for x in self.random],
+            "random_apgr": [rounded(x) for x in self.random],
             "rankings": {name: figures.to_json() for name, figures in self.figures.items()},
             "router_less": {name: difference(ours, figures).to_json() for name, figures in others.items()},
             "quality_at_share": {"shares": SHARES, **curves},
@@ -61,11 +62,13 @@ class Measured:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
     try:
-        return _run(arguments)
+        return _run(_parser().parse_args(argv))
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)
+        return 2
+    except OSError as exc:  # a picture's folder that is not there, a full disk
+        print(f"farthing: {exc}", file=sys.stderr)
         return 2
 
 
@@ -73,13 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--outcomes", type=Path, nargs="+", required=True, metavar="FILE")
     parser.add_argument("--pair", type=Pair.parse, help="WEAK,STRONG of a multi-model file")
-    parser.add_argument("--artifact", type=Path, help="a trained artifact's folder (or `prior`), measured as it is")
+    parser.add_argument(
+        "--artifact", type=_artifact, help="a trained artifact's folder (or `prior`), measured as it is"
+    )
     parser.add_argument("--only-artifact", action="store_true", help="no cross-validation")
     parser.add_argument("--cache", type=Path, help="keep embeddings here between runs")
     parser.add_argument("--png", type=Path, help="draw the curves of the pooled sets")
     parser.add_argument("--keep-broken", action="store_true", help=f"also use {', '.join(BROKEN_LABELS)}")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES)
+    parser.add_argument("--resamples", type=positive, default=RESAMPLES)
     return parser
+
+
+def _artifact(text: str) -> Path:
+    return PRIOR if text == "prior" else Path(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -96,6 +105,8 @@ def _run(arguments: argparse.Namespace) -> int:
             )
         if not arguments.only_artifact:
             found += _cross_validated(samples, arguments.resamples)
+    if not found:
+        raise ConfigError("nothing could be measured: label more prompts, or measure an artifact with --artifact")
     if arguments.png is not None:
         _draw(found, arguments.png)
     header = {
@@ -122,7 +133,8 @@ def _cross_validated(samples: Samples, resamples: int) -> list[Measured]:
     for split, make in (("seen", folds.seen), ("unseen", folds.unseen)):
         fold = make(samples.outcomes)
         if len(np.unique(fold)) < 2:
-            _say(f"{split}: one group only, so nothing can be held out")
+            what = "prompt" if split == "seen" else "group, or of groups that share prompts"
+            _say(f"{split}: all rows are of one {what}, so nothing can be held out")
             continue
         predictions = out_of_fold(ESTIMATORS, samples, fold, _say)
         stack = stacked(predictions, samples.labels, fold, seen=split == "seen")

@@ -28,11 +28,14 @@ def main(argv: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text, description=text)
         module.add_arguments(command)
         command.set_defaults(command=module.run)
-    arguments = parser.parse_args(argv)
     try:
+        arguments = parser.parse_args(argv)
         return int(arguments.command(arguments))
     except FarthingError as exc:
         print(f"farthing: {exc.message}", file=sys.stderr)
+        return 2
+    except OSError as exc:  # a folder that cannot be written, a full disk
+        print(f"farthing: {exc}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

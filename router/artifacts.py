@@ -56,11 +56,16 @@ def write(root: Path, manifest: Manifest, files: dict[str, bytes]) -> Path:
 
 
 def point_to(root: Path, version: str) -> None:
-    """Swap the pointer; also the way back to an earlier version."""
-    if not (root / version / "manifest.json").is_file():
-        raise ConfigError(f"there is no artifact {version} in {root}")
+    """Swap the pointer; also the way back to an earlier version. Raises ConfigError for one that is missing or damaged.
+
+    version: a folder's own name. `current` would make the pointer point to itself, and nothing would be current.
+    """
+    folder, name = root / version, Path(version).name
+    if str(Path(version)) != name or folder.is_symlink() or not (folder / "manifest.json").is_file():
+        raise ConfigError(f"there is no artifact {version} in {root}; `python -m router use --artifact {root}` lists")
+    read(folder)
     link = root / f".current-{uuid.uuid4().hex}"
-    link.symlink_to(version)
+    link.symlink_to(name)
     link.replace(root / "current")
 
 

@@ -18,7 +18,7 @@ from router.embedding.minilm import load_default
 from router.estimators.base import Floats
 from router.evaluation import clusters_of, compare, setting
 from router.outcomes import Pair, data_sha256, read
-from router.train import say
+from router.train import positive, say
 from router.training import Samples, sample
 
 MIN_ROWS: Final = 100
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--usd-per-1k", type=float, metavar="X", help="at most this many USD for 1,000 requests")
     target.add_argument("--check", action="store_true", help="write nothing: what does the present threshold do here?")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="YAML of prices by model, for those not listed")
-    parser.add_argument("--answer-tokens", type=float, help="length of an answer, for rows that do not state it")
+    parser.add_argument("--answer-tokens", type=positive, help="length of an answer, for rows that do not state it")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings here between runs")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the curve")
 

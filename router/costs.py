@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from models.errors import ConfigError
+from models.errors import ConfigError, UnknownPrice
 from models.prices import NUSD_PER_USD, PriceBook
 from models.types import Usage
 from router.estimators.base import Floats
@@ -32,14 +32,17 @@ def read_prices(path: Path | None) -> PriceBook:
 def row_costs(outcomes: Outcomes, prices: PriceBook, answer_tokens: float | None = None) -> tuple[Floats, Floats]:
     """(n,) of the weak and of the strong model. answer_tokens: for rows that do not state how long the answers were.
 
-    Raises UnknownPrice, or ConfigError when answer lengths are neither in the rows nor given.
+    Raises ConfigError when a price is not known, or answer lengths are neither in the rows nor given.
     """
     now = datetime.datetime.now(datetime.UTC)
     found = []
     for model, tokens in ((outcomes.pair.weak, outcomes.weak_tokens), (outcomes.pair.strong, outcomes.strong_tokens)):
         if answer_tokens is None and np.isnan(tokens).any():
             raise ConfigError("some rows do not say how long the answers were: give --answer-tokens N for those")
-        price = prices.price_of(model)
+        try:
+            price = prices.price_of(model)
+        except UnknownPrice as error:
+            raise ConfigError(f"no price for '{model}' is known: state one with --prices FILE") from error
         counts = np.where(np.isnan(tokens), answer_tokens or 0, tokens)
         usages = [
             Usage(input_tokens=round(p), output_tokens=round(c))

@@ -48,14 +48,17 @@ class Curve:
 
 
 def first_crossing(x: Floats, y: Floats, level: float) -> float:
-    """The least x at which the polyline reaches the level, interpolated; NaN when it never does."""
-    reached = np.flatnonzero(y >= level)
+    """The least x at which the polyline reaches the level, interpolated; NaN when it never does.
+
+    Sums of many rows miss a level that they reach exactly by their last bits: the next step up would be far off.
+    """
+    reached = np.flatnonzero(y >= level - 1e-9)
     if not len(reached):
         return float("nan")
     i = int(reached[0])
     if i == 0:
         return float(x[0])
-    return float(x[i - 1] + (level - y[i - 1]) / (y[i] - y[i - 1]) * (x[i] - x[i - 1]))
+    return float(x[i - 1] + min(1.0, (level - y[i - 1]) / (y[i] - y[i - 1])) * (x[i] - x[i - 1]))
 
 
 @dataclass(frozen=True, slots=True)

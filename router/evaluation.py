@@ -24,14 +24,15 @@ MIN_GAP: Final = 0.05  # a ratio to a smaller gap means little
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """95 %, by the percentiles of the bootstrap."""
+    """95 %, by the percentiles of the bootstrap. NaN where no resample gives a figure."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, values: Floats) -> Interval:
-        low, high = np.nanquantile(values, [0.025, 0.975])
+        known = values[~np.isnan(values)]
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
         return cls(float(low), float(high))
 
     @property
@@ -57,7 +58,7 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         figures = {name: getattr(self, name) for name in ("apgr", "cpt50", "cpt80", "auroc", "aiq")}
-        return {name: _rounded(value) for name, value in figures.items()} | {"ci95": _rounded_pair(self.interval)}
+        return {name: rounded(value) for name, value in figures.items()} | {"ci95": _rounded_pair(self.interval)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Difference:
         return "better" if self.value > 0 else "worse"
 
     def to_json(self) -> dict[str, Any]:
-        return {"difference": _rounded(self.value), "ci95": _rounded_pair(self.interval), "verdict": self.verdict}
+        return {"difference": rounded(self.value), "ci95": _rounded_pair(self.interval), "verdict": self.verdict}
 
 
 def difference(one: Figures, other: Figures) -> Difference:
@@ -138,9 +139,10 @@ def setting(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
+    """As JSON knows it: no NaN."""
     return None if np.isnan(value) else round(value, 4)
 
 
 def _rounded_pair(interval: Interval) -> list[float | None]:
-    return [_rounded(interval.low), _rounded(interval.high)]
+    return [rounded(interval.low), rounded(interval.high)]

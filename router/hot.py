@@ -23,7 +23,7 @@ class Hot(Generic[T]):
     """root: where artifacts live. load: of one version's folder, None where nothing is pointed to.
 
     Raises ConfigError when the first artifact cannot be loaded; a later one that cannot leaves the old in use, and
-    `error` says why.
+    `error` says why. So does a root that is gone: what was in use was chosen, what there is without it was not.
     """
 
     def __init__(
@@ -42,18 +42,28 @@ class Hot(Generic[T]):
         now_s = self._clock()
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
-            if (pointer := self._pointer()) != self._pointed:
-                self._pointed = pointer
-                self._swap()
+            self._look()
         return self._held
 
-    def _swap(self) -> None:
+    def _look(self) -> None:
+        pointer = self._pointer()
+        if pointer == self._pointed:
+            return
         try:
+            if self._root is not None and not pointer:
+                self._root.stat()
+            self._pointed = pointer
             self._held = self._load(self._folder())
             self.error = ""
+        except OSError as error:
+            self._failed(f"{self._root} cannot be read: {error}")
         except ConfigError as error:
-            self.error = error.message
-            log.error("%s is not taken up, what was in use stays: %s", self._pointed, error.message)
+            self._failed(error.message)
+
+    def _failed(self, why: str) -> None:
+        if why != self.error:
+            log.error("what was in use stays: %s", why)
+        self.error = why
 
     def _pointer(self) -> str:
         return current_version(self._root) if self._root is not None else ""
@@ -73,6 +83,10 @@ class HotRollout(Hot[Rollout]):
 
     def _folder(self) -> Path | None:
         return self._root
+
+    def _failed(self, why: str) -> None:
+        super()._failed(why)
+        self._pointed = "unread"  # no stamp: it is read anew at every look, since a back-out must not hang on one try
 
 
 class HotArtifact(Hot[Deployed]):

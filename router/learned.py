@@ -104,7 +104,7 @@ class LearnedDecider:
         self._rollout = artifact.rollout(settings.rollout)
         self._embed = embed
         self._held = Conversations(settings.sticky_s)
-        self.fell_back: Counter[str] = Counter()
+        self.fell_back: Counter[str] = Counter(no_vector=0, no_score=0)
         check(self._tiers, self._worths, settings)
 
     @property

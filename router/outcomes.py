@@ -10,6 +10,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +123,8 @@ def read(paths: Sequence[Path], pair: Pair | None = None, *, mixed: bool = False
     if len(found) > 1 and not mixed:
         listed = "; ".join(f"{weak},{strong}" for weak, strong in sorted(found))
         raise ConfigError(f"these files compare different pairs ({listed}): train and measure one pair at a time")
-    if len({row.id for row in rows}) != len(rows):
-        raise ConfigError("some ids occur twice: is the same file given twice?")
+    if (twice := Counter(row.id for row in rows).most_common(1)[0])[1] > 1:
+        raise ConfigError(f"some ids occur twice, such as '{twice[0]}': is the same file given twice?")
     numbers: dict[str, int] = {}
     prompts = [numbers.setdefault(row.text or row.id, len(numbers)) for row in rows]
     columns = {name: np.array([row.tokens[i] for row in rows]) for i, name in enumerate(_TOKENS)}
@@ -146,6 +148,7 @@ def _others(rows: Sequence[_Row]) -> Floats | None:
     return np.array([[row.others.get(name, np.nan) for name in names] for row in rows]) if names else None
 
 
+_UTF_8 = "utf-8-sig"
 _TOKENS = ("prompt_tokens", "weak_tokens", "strong_tokens")
 
 
@@ -159,20 +162,29 @@ def data_sha256(paths: Sequence[Path]) -> str:
 
 
 def _rows_of(path: Path, pair: Pair | None, mixed: bool) -> list[_Row]:
-    found = (_row(data, pair, mixed, f"{path}:{number}") for number, data in objects(path))
+    found = [_row(data, pair, mixed, f"{path}:{number}") for number, data in objects(path)]
     rows = [row for row in found if row is not None]
+    if not found:
+        raise ConfigError(f"{path} holds no rows")
     if not rows:
-        raise ConfigError(f"{path} has no row with both models of the pair; `--pair WEAK,STRONG` names two it holds")
+        held = _held(next(objects(path))[1])
+        raise ConfigError(f"{path} has no row with both models of --pair WEAK,STRONG; its first row has {held}")
     return rows
 
 
+def _held(data: dict[str, Any]) -> str:
+    names = [str(data["weak_model"]), str(data["strong_model"])] if data.get("models") is None else [*_models(data)]
+    return ",".join(names)
+
+
 def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """With the numbers of their lines; a byte order mark, as some editors write it, is skipped. Raises ConfigError."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        with gzip.open(path, "rt", encoding=_UTF_8) if path.suffix == ".gz" else path.open(encoding=_UTF_8) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, _object(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
 
 
@@ -188,21 +200,20 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 def _row(data: dict[str, Any], pair: Pair | None, mixed: bool, where: str) -> _Row | None:
     try:
-        found = _of_models(data, pair) if "models" in data else _of_pair(data, None if mixed else pair)
+        found = _of_models(data, pair) if data.get("models") is not None else _of_pair(data, None if mixed else pair)
         if found is None:
             return None
         names, weak, strong, tokens = found
         others = _further(data, names)
-        text = data.get("question") or data.get("prompt") or ""
-        chars = data.get("prompt_chars") or len(data.get("prompt") or text)
-        group = data.get("group") or data["task"]
-        row = _Row(data["id"], data["task"], group, text, int(chars), float(weak), float(strong), tokens, names, others)
+        text = _text(data, "question") or _text(data, "prompt")
+        chars = _count(data.get("prompt_chars"), "prompt_chars") if data.get("prompt_chars") else len(_sent(data))
+        group = data["task"] if data.get("group") in (None, "") else data["group"]
+        named = (_name(data["id"], "id"), _name(data["task"], "task"), _name(group, "group"))
+        row = _Row(*named, text, int(chars), weak, strong, tokens, names, others)
     except KeyError as error:
         raise ConfigError(f"{where}: the row has no {error}; docs/learned-routing.md lists the fields") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
-    if not all(0.0 <= correct <= 1.0 for correct in (row.weak, row.strong, *others.values())):
-        raise ConfigError(f"{where}: correctness is between 0 and 1")
     return row
 
 
@@ -213,31 +224,71 @@ def _of_pair(data: dict[str, Any], pair: Pair | None) -> _Found | None:
     names = (str(data["weak_model"]), str(data["strong_model"]))
     if pair is not None and names != (pair.weak, pair.strong):
         return None
-    tokens = (_prompt_tokens(data), _count(data.get("weak_tokens")), _count(data.get("strong_tokens")))
-    return names, data["weak_correct"], data["strong_correct"], tokens
+    weak, strong = (_score(data[name], name) for name in ("weak_correct", "strong_correct"))
+    weak_tokens, strong_tokens = (_count(data.get(name), name) for name in _TOKENS[1:])
+    return names, weak, strong, (_prompt_tokens(data), weak_tokens, strong_tokens)
 
 
 def _of_models(data: dict[str, Any], pair: Pair | None) -> _Found | None:
+    models = _models(data)
     if pair is None:
-        raise ValueError(f"several models; say which two: --pair WEAK,STRONG, of {', '.join(data['models'])}")
-    weak, strong = data["models"].get(pair.weak), data["models"].get(pair.strong)
-    if weak is None or strong is None:
+        raise ValueError(f"several models; say which two: --pair WEAK,STRONG, of {', '.join(models)}")
+    names = (pair.weak, pair.strong)
+    if any(models.get(name) is None for name in names):
         return None
-    tokens = (_prompt_tokens(data), _count(weak.get("completion_tokens")), _count(strong.get("completion_tokens")))
-    return (pair.weak, pair.strong), weak["correct"], strong["correct"], tokens
+    weak, strong = (_score(models[name]["correct"], f"'correct' of {name}") for name in names)
+    weak_tokens, strong_tokens = (_count(models[name].get("completion_tokens"), "completion_tokens") for name in names)
+    return names, weak, strong, (_prompt_tokens(data), weak_tokens, strong_tokens)
+
+
+def _models(data: dict[str, Any]) -> dict[str, Any]:
+    models = data.get("models") or {}
+    if not isinstance(models, dict) or not all(made is None or isinstance(made, dict) for made in models.values()):
+        raise ValueError("'models' is an object of model names, each with an object: {name: {correct: 0 or 1}}")
+    return models
 
 
 def _further(data: dict[str, Any], pair: tuple[str, str]) -> dict[str, float]:
-    """Verdicts on the models of the row that are not of the pair."""
-    asked = data.get("models", {}).items()
-    return {name: float(made["correct"]) for name, made in asked if name not in pair and "correct" in made}
+    """Verdicts on the models of the row that are not of the pair; one that is null is none."""
+    asked = {name: (made or {}).get("correct") for name, made in _models(data).items() if name not in pair}
+    return {name: _score(verdict, f"'correct' of {name}") for name, verdict in asked.items() if verdict is not None}
 
 
 def _prompt_tokens(data: dict[str, Any]) -> float:
     if (stated := data.get("prompt_tokens")) is not None:
-        return float(stated)
-    return len(data.get("prompt") or data.get("question") or "") / CHARS_PER_TOKEN
+        return _count(stated, "prompt_tokens")
+    return len(_sent(data)) / CHARS_PER_TOKEN
 
 
-def _count(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _sent(data: dict[str, Any]) -> str:
+    return _text(data, "prompt") or _text(data, "question")
+
+
+def _text(data: dict[str, Any], name: str) -> str:
+    text = data.get(name)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"'{name}' is a text, or null")
+    return text or ""
+
+
+def _name(value: Any, what: str) -> str:
+    if not isinstance(value, str | int):
+        raise ValueError(f"'{what}' is a text or a number")
+    return str(value)
+
+
+def _score(value: Any, what: str) -> float:
+    if value is None:
+        raise ValueError(f"{what} is null: leave out what has no verdict")
+    if not 0.0 <= (score := float(value)) <= 1.0:
+        raise ValueError(f"{what} is {value}: correctness is between 0 and 1")
+    return score
+
+
+def _count(value: Any, what: str) -> float:
+    """NaN where it is not known."""
+    if value is None:
+        return float("nan")
+    if not 0.0 <= (count := float(value)) < float("inf"):
+        raise ValueError(f"{what} is {value}: a number from 0 up is expected")
+    return count

@@ -25,7 +25,7 @@ from router.embedding.minilm import load_default
 from router.estimators.base import Floats, Inputs
 from router.estimators.clusters import nearest, spherical_kmeans
 from router.outcomes import objects
-from router.train import say
+from router.train import positive, say
 from router.vectors import embed
 
 NO_TEXT: Final = "(no text kept)"
@@ -75,7 +75,9 @@ class Topic:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traffic", type=Path, required=True, metavar="FILE", help="from `python -m serving export`")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page with plots, in one file")
-    parser.add_argument("--topics", type=int, metavar="N", help="how many (default: by the square root of the prompts)")
+    parser.add_argument(
+        "--topics", type=positive, metavar="N", help="how many (default: by the square root of the prompts)"
+    )
     parser.add_argument("--artifact", type=Path, default=PRIOR, metavar="DIR", help="whose score (default: the prior)")
     parser.add_argument("--small", default="small", metavar="TIER", help="the tier whose share is shown")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings here between runs")
@@ -108,10 +110,17 @@ def run(arguments: argparse.Namespace) -> int:
 def read(path: Path) -> Traffic:
     """Answered requests; failed and refused ones, and those this project sent itself, are left out. Raises ConfigError
     for a file without any."""
-    rows = [row for _, row in objects(path) if _is_traffic(row)]
-    if not rows:
-        raise ConfigError(f"{path} holds no answered request; write it with `python -m serving export -o {path}`")
-    at_ms = np.array([int(row.get("at_ms") or 0) for row in rows])
+    try:
+        rows = [row for _, row in objects(path) if _is_traffic(row)]
+        if not rows:
+            raise ConfigError(f"{path} holds no answered request; write it with `python -m serving export -o {path}`")
+        return _columns(rows)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path} is not as `python -m serving export` writes it: {error}") from error
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> Traffic:
+    at_ms = np.array([int(row.get("at_ms") or 0) for row in rows], np.int64)
     return Traffic(
         texts=[str(row.get("text") or "") for row in rows],
         prompts=[_prompt(row, number) for number, row in enumerate(rows)],
@@ -136,7 +145,7 @@ def _prompt(row: dict[str, Any], number: int) -> str:
     if row.get("prompt_sha256"):
         return str(row["prompt_sha256"])
     text = row.get("text")
-    return hashlib.sha256(str(text).encode()).hexdigest() if text else f"row {number}"
+    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest() if text else f"row {number}"
 
 
 def topics_of(traffic: Traffic, member: NDArray[np.int64], gains: Floats, threshold: float, small: str) -> list[Topic]:

@@ -7,7 +7,6 @@ Knows no artifact and no tier.
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ class Rollout:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode is one of {', '.join(MODES)}, not '{self.mode}'")
-        if not (isinstance(self.share, int | float) and math.isfinite(self.share) and 0.0 <= self.share <= 1.0):
+        if not (isinstance(self.share, int | float) and 0.0 <= self.share <= 1.0):
             raise ConfigError("rollout is a part of the conversations, 0 to 1")
 
     def __str__(self) -> str:

@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--leave-out", nargs="*", default=[], metavar="GROUP", help="groups not to train on (broken labels)"
     )
     parser.add_argument(
-        "--without", nargs="*", default=[], metavar="ESTIMATOR", help="e.g. knn, which keeps every vector"
+        "--without",
+        nargs="*",
+        default=[],
+        metavar="ESTIMATOR",
+        choices=[e.name for e in ESTIMATORS],
+        help="e.g. knn, which keeps every vector",
     )
     parser.add_argument(
         "--split", choices=["seen", "unseen"], default="seen",
@@ -52,12 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep embeddings here between runs")
     parser.add_argument("--note", default="", help="a sentence for the card: where the data is from, its licence")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help=f"of the bootstrap (default {RESAMPLES})")
+    parser.add_argument("--resamples", type=positive, default=RESAMPLES, help=f"of the bootstrap (default {RESAMPLES})")
 
 
 def run(arguments: argparse.Namespace) -> int:
     began_s = time.monotonic()
-    outcomes = read(arguments.outcomes, arguments.pair, mixed=arguments.mixed).without_groups(arguments.leave_out)
+    outcomes = read(arguments.outcomes, arguments.pair, mixed=arguments.mixed)
+    if unknown := sorted({*arguments.leave_out} - set(outcomes.groups.tolist())):
+        raise ConfigError(f"--leave-out: no row is of group {', '.join(unknown)}")
+    outcomes = outcomes.without_groups(arguments.leave_out)
     encoder = load_default()
     samples = sample(outcomes, encoder, arguments.cache, say)
     check_enough(samples.outcomes)
@@ -67,7 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     seen = arguments.split == "seen"
     fold = (folds.seen if seen else folds.unseen)(samples.outcomes)
     if len(np.unique(fold)) < 2:
-        raise ConfigError("one group only: nothing can be held out as unseen; use --split seen")
+        raise ConfigError(
+            "all rows have one prompt: nothing can be held out"
+            if seen
+            else "one group only, or groups that share prompts: nothing can be held out as unseen; use --split seen"
+        )
     predictions = out_of_fold(estimators, samples, fold, say)
     stack_scores = stacked(predictions, samples.labels, fold, seen=seen)
     ranked = scores(predictions, stack_scores, samples, fold, seen=seen)
@@ -93,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check_enough(outcomes: Outcomes) -> None:
     if len(outcomes) < MIN_ROWS:
-        raise ConfigError(f"{len(outcomes)} rows with text are too few to learn from; label at least {MIN_ROWS}")
+        raise ConfigError(f"{len(outcomes)} rows with a text are too few to learn from; label at least {MIN_ROWS}")
 
 
 def first_policy(samples: Samples, gains: Floats, centroids: np.ndarray[Any, Any]) -> Policy:
@@ -128,6 +140,13 @@ def write_card(arguments: argparse.Namespace, manifest: Manifest, weights: Any, 
         f"Estimators: {json.dumps(weights)}, embedding of at most {encoder.identity.max_tokens} tokens.\n\n"
         f"Cross-validated over {manifest.metrics['split']} groups: APGR {ours['apgr']}, 95 % {ours['ci95']}.\n"
     )
+
+
+def positive(text: str) -> int:
+    """For argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not at least 1")
+    return number
 
 
 def say(text: str) -> None:

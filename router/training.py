@@ -78,10 +78,17 @@ def softened(labels: Labels, others: Floats) -> Labels:
 
 
 def sample(outcomes: Outcomes, encoder: Encoder, cache: Path | None, say: Say) -> Samples:
-    """Embeds the texts; rows whose text is withheld are left out, since nothing can be read from them."""
+    """Embeds the texts; rows whose text is withheld are left out, since nothing can be read from them.
+
+    Raises ConfigError where that leaves none.
+    """
     kept = outcomes.take(outcomes.has_text)
     if left_out := len(outcomes) - len(kept):
         say(f"{left_out:,} rows without a text are left out")
+    if not len(kept):
+        raise ConfigError("no row has a text, so there is nothing to learn from or to rank")
+    if kept.gain.mean() < 0:
+        say(f"warning: {kept.pair.strong} is right less often than {kept.pair.weak}; is --pair WEAK,STRONG?")
     return Samples.of(kept, embed(kept.texts, encoder, cache, say))
 
 

@@ -67,10 +67,18 @@ def listing(root: Path) -> list[list[str]]:
     for path in sorted(root.glob("*/policy.json"), key=lambda path: path.stat().st_mtime):
         if path.parent.is_symlink():
             continue
+        mark = "◄ current" if path.parent.name == current else ""
+        rows.append([path.parent.name, *_described(path), mark])
+    return rows
+
+
+def _described(path: Path) -> list[str]:
+    """A damaged one must not hide the others: who looks wants to go back to one of them."""
+    try:
         policy = json.loads(path.read_text(encoding="utf-8"))
         created = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))["created"]
         chosen = policy["chosen"]
         by = " ".join([chosen["by"], *(f"{k}={v}" for k, v in chosen.get("target", {}).items())])
-        mark = "◄ current" if path.parent.name == current else ""
-        rows.append([path.parent.name, created, f"{policy['threshold']:+.4f}", by, mark])
-    return rows
+        return [created, f"{policy['threshold']:+.4f}", by]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ["-", "-", "damaged"]

@@ -19,12 +19,14 @@ from router.estimators.base import Floats
 
 MAX_KEYS: Final = 2_000
 HALF_LIFE: Final = 200  # requests of one key after which an old one counts half
+LEAST_OF_KEY: Final = 20  # requests of one key below which its share says nothing: one hard question would be all
 DRIFTED: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """psi_*: NaN before `least` requests. escalation: share of recent requests wanting more than the first tier."""
+    """psi_*: NaN before `least` requests. escalation: share of recent requests wanting more than the first tier; by key
+    only for those with `LEAST_OF_KEY` recent ones."""
 
     requests: int
     psi_scores: float
@@ -74,7 +76,9 @@ class Watch:
             psi_scores=stability_index(even, _counts(places, len(even))) if enough else float("nan"),
             psi_inputs=stability_index(expected, _counts(topics, len(expected))) if enough else float("nan"),
             escalation=sum(escalated for _, _, escalated in self._recent) / count if count else 0.0,
-            escalation_by_key={key: escalations / seen for key, (seen, escalations) in self._keys.items()},
+            escalation_by_key={
+                key: escalations / seen for key, (seen, escalations) in self._keys.items() if seen >= LEAST_OF_KEY
+            },
         )
 
 

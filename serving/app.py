@@ -16,7 +16,6 @@ from pydantic import BaseModel
 
 from models.errors import ConfigError
 from models.upstream.openai import make_session
-from router.artifacts import current_version
 from router.cascade import Cascade, Heads
 from router.hot import Hot, HotRollout
 from router.policy import RuleDecider
@@ -51,7 +50,6 @@ from serving.wire.request import Limits
 
 MIB = 1 << 20
 NUSD_PER_USD = 1_000_000_000
-ARTIFACT_LOOK_S = 1.0
 KEYS_EVERY_S = 1.0
 LEARNING_DRAIN_S = 2.0
 
@@ -78,18 +76,17 @@ def policy_version(config: Config) -> Callable[[], str]:
     roots = [root for root in (config.routing.artifacts, acts) if root is not None]
     stated = Rollout(config.routing.learned.mode, config.routing.learned.rollout)
     turned = HotRollout(config.routing.artifacts if config.routing.decider == "learned" else None, stated)
-    seen: tuple[float, str] = (float("-inf"), "")
+    pointed = [Hot(root, _named) for root in roots]  # as those who decide follow them: a folder that is gone is kept to
 
     def version() -> str:
-        nonlocal seen
-        if roots and time.monotonic() - seen[0] > ARTIFACT_LOOK_S:
-            seen = (
-                time.monotonic(),
-                "+".join(filter(None, [_turned(turned.get(), stated), *map(current_version, roots)])),
-            )
-        return f"{rules}+{seen[1]}" if seen[1] else rules
+        parts = [rules, _turned(turned.get(), stated), *(pointer.get() for pointer in pointed)]
+        return "+".join(filter(None, parts))
 
     return version
+
+
+def _named(folder: Path | None) -> str:
+    return "" if folder is None else folder.name
 
 
 def _turned(rollout: Rollout, stated: Rollout) -> str:

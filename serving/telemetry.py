@@ -224,7 +224,13 @@ class RouterMetrics:
         self._escalation = watch("escalation_ratio", "Share of recent requests wanting more than the first tier")
         self._escalation_max = watch("escalation_ratio_max", "The same of the tenant with the highest")
         self._acting = watch("acting_ratio", "Share of conversations that the learned router acts on; 0 in shadow")
-        self._unscored = watch("unscored", "Requests that the rules decided for want of a score", "cause")
+        self._unscored = Counter(
+            "farthing_router_unscored",
+            "Requests that the rules decided for want of a score",
+            ("cause",),
+            registry=registry,
+        )
+        self._told: dict[str, int] = {}
 
     def looked_up(self, outcome: str, seconds: float) -> None:
         self._lookups.labels(outcome).inc()
@@ -234,6 +240,8 @@ class RouterMetrics:
         self._labels.labels("yes" if right else "no").inc()
 
     def router(self, report: Watched, acting: float, fell_back: Mapping[str, int]) -> None:
+        """fell_back: counts since the process began; what came since the last look is passed on, 0 included: a rise
+        from nothing is seen only where the 0 was."""
         self._acting.set(acting)
         for name, psi in (("scores", report.psi_scores), ("inputs", report.psi_inputs)):
             if not math.isnan(psi):
@@ -241,7 +249,8 @@ class RouterMetrics:
         self._escalation.set(report.escalation)
         self._escalation_max.set(max(report.escalation_by_key.values(), default=0.0))
         for cause, count in fell_back.items():
-            self._unscored.labels(cause).set(count)
+            self._unscored.labels(cause).inc(count - self._told.get(cause, 0))
+            self._told[cause] = count
 
     def semantic(self, stats: Mapping[str, int], monitor: Bounded) -> None:
         self._entries.set(stats["entries"])

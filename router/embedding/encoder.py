@@ -79,7 +79,7 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         # one after the other: `encode_batch` starts a thread for each core, and the cores are not ours alone
-        ids = [self._cut.encode(self.identity.prefix + text).ids for text in texts]
+        ids = [self._cut.encode(self._read(text)).ids for text in texts]
         vectors = np.empty((len(texts), self.dim), np.float32)
         for rows in batches([len(row) for row in ids], self._max_batch_tokens):
             vectors[rows] = self._network.pooled(*padded([ids[row] for row in rows]))
@@ -89,7 +89,11 @@ class TextEncoder:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Of each text whole, prefix and special tokens included: over `identity.max_tokens`, its end is not seen."""
-        return [len(self._whole.encode(self.identity.prefix + text).ids) for text in texts]
+        return [len(self._whole.encode(self._read(text)).ids) for text in texts]
+
+    def _read(self, text: str) -> str:
+        """JSON may hold half a surrogate pair, which no tokenizer takes: it is read as a question mark."""
+        return self.identity.prefix + text.encode("utf-8", "replace").decode()
 
 
 def batches(lengths: Sequence[int], max_batch_tokens: int) -> Iterator[list[int]]:

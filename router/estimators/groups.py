@@ -8,11 +8,14 @@ longer question is a harder one) is one ridge regression on their deviations fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.estimators.base import Arrays, Fitted, Floats, Inputs, Labels, Scaler, solve_ridge
+
+LEAST_SPREAD: Final = 1e-3  # of groups that hold one prompt each: without any spread nothing could be solved
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Groups:
 
     def _discriminants(self, deviation: Floats, centres: Floats, frequency: Floats) -> tuple[Floats, Floats]:
         covariance = deviation.T @ deviation / len(deviation)
-        sphere = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+        sphere = np.eye(len(covariance)) * max(np.trace(covariance) / len(covariance), LEAST_SPREAD)
         shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * sphere
         weights = np.linalg.solve(shrunk, centres.T)
         bias = np.log(frequency.T) - 0.5 * (centres * weights.T).sum(axis=1)

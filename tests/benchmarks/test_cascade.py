@@ -171,3 +171,36 @@ def test_it_says_on_its_last_line_what_the_tokens_are_worth(tmp_path: Path, caps
         assert ways["cascade 8"]["verdict"] == "better"  # prompts say nothing here, tokens nearly everything
         head = next(s for s in found["splits"][split]["auroc"] if (s["read"], s["signal"]) == ("8", "head"))
         assert head["auroc"] > 0.9
+
+
+def graded(path: Path, count: int = 40, **changes: object) -> Path:
+    rows = [
+        {
+            "id": str(i),
+            "group": task.group,
+            "prompt": task.prompt,
+            "model": "m",
+            "correct": i % 2,
+            "tokens": [[-0.5 * i]],
+        }
+        for i, task in enumerate(tasks()[:count])
+    ]
+    path.write_text("".join(json.dumps(row | changes) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_odd_answers_are_measured_or_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--resamples", "8", "--ratio", "20"]
+    one_group = graded(tmp_path / "group.jsonl", group="one")
+    assert main(["evaluate", "--small", str(one_group), *few]) == 0
+    captured = capsys.readouterr()
+    assert set(json.loads(captured.out.splitlines()[-1])["splits"]) == {"seen"} and "left out" in captured.err
+    (tmp_path / "strong.jsonl").write_text("".join(json.dumps({"id": str(i)}) + "\n" for i in range(40)))
+    refused = {
+        "nothing to tell apart": ["--small", str(graded(tmp_path / "right.jsonl", correct=1))],
+        "all answers are to one prompt": ["--small", str(graded(tmp_path / "prompt.jsonl", prompt="the same"))],
+        "not every answer has its 'correct'": ["--small", str(one_group), "--strong", str(tmp_path / "strong.jsonl")],
+    }
+    for message, given in refused.items():
+        assert main(["evaluate", *given, *few]) == 2
+        assert message in capsys.readouterr().err

@@ -170,6 +170,16 @@ def test_a_machine_that_was_busy_is_warned_of(tmp_path: Path, capsys: pytest.Cap
     assert outcome(capsys)[1]["warnings"] == [f"the machine was busy before {b}: load 9 on 2 cores"]
 
 
+def test_a_ranking_without_a_figure_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"length": {"apgr": None, "ci95": [None, None]}, "router": {"apgr": 0.6, "ci95": [0.5, 0.7]}}
+    found = {"set": "a", "split": "seen", "pair": {"weak": "w", "strong": "s"}, "rankings": figures}
+    whole = {"benchmark": "routing", "data_sha256": "d", "encoder_sha256": "e", "results": [found]}
+    (tmp_path / "a.json").write_text(json.dumps(whole))
+    assert compare.main([str(tmp_path / "a.json")] * 2) == 0
+    out = capsys.readouterr().out
+    assert "router: APGR" in out and "length" not in out
+
+
 def test_kinds_do_not_mix_even_anyway(before: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare.main([before, contest(tmp_path / "b.json"), "--anyway"]) == 2
     assert "a result of cost and one of overhead" in capsys.readouterr().err

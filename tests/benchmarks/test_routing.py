@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import own_traffic, routing
 from router.embedding.encoder import EncoderIdentity
+from router.embedding.minilm import load_default
 
 EASY, HARD = "apples", "theorems"
 
@@ -85,12 +86,75 @@ def test_files_of_different_pairs_are_measured_apart(tmp_path: Path, capsys: pyt
     assert {(r["set"], r["pair"]["weak"]) for r in results} == {("a", "w"), ("b", "other")}
 
 
+def changed(path: Path, **changes: Any) -> Path:
+    """Values that are callables are given the row's number."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {name: value(number) if callable(value) else value for name, value in changes.items()}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured"),
+    [
+        ({"group": lambda number: f"g{number}"}, True),  # each prompt a group of its own
+        ({"weak_correct": 1}, False),  # no gap: no figure, which is not NaN
+        ({"weak_correct": 0, "strong_correct": 0}, False),
+    ],
+)
+def test_odd_files_are_measured_or_said_to_have_no_figure(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    changes: dict[str, Any],
+    measured: bool,
+) -> None:
+    path = changed(outcomes(tmp_path / "a.jsonl", "a", 60), **changes)
+    assert routing.main(["--outcomes", str(path), "--resamples", "10"]) == 0
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert "NaN" not in line and not recwarn.list
+    for result in json.loads(line)["results"]:
+        assert (result["rankings"]["router"]["apgr"] is not None) == measured
+
+
+def test_a_pair_in_the_wrong_order_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = changed(outcomes(tmp_path / "a.jsonl", "a", 60), weak_correct=1, strong_correct=0)
+    assert routing.main(["--outcomes", str(path), "--resamples", "10"]) == 0
+    assert "warning: s is right less often than w" in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = outcomes(tmp_path / "a.jsonl", "a", 60)
+    for message, changes in (
+        ("all rows are of one prompt", {"prompt": "the same"}),
+        ("no row has a text", {"prompt": None, "prompt_chars": 5}),
+    ):
+        assert routing.main(["--outcomes", str(changed(path, **changes))]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err and captured.out == ""
+
+
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert routing.main(["--outcomes", str(tmp_path / "missing")]) == 2
     assert "cannot read" in capsys.readouterr().err
+    assert routing.main(["--outcomes", "a", "--pair", "one"]) == 2
+    assert "--pair is WEAK,STRONG" in capsys.readouterr().err
     same = str(outcomes(tmp_path / "a.jsonl", "a", 60))
     assert own_traffic.main(["--prior", same, "--workload", same]) == 2
     assert "that would be no shift" in capsys.readouterr().err
+    one_prompt = changed(outcomes(tmp_path / "b.jsonl", "b", 240), prompt="the same")
+    assert own_traffic.main(["--prior", same, "--workload", str(one_prompt)]) == 2
+    assert "all rows have one prompt" in capsys.readouterr().err
+
+
+def test_the_shipped_prior_is_measured_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "load_default", load_default)
+    path = outcomes(tmp_path / "a.jsonl", "a", 8)
+    assert routing.main(["--outcomes", str(path), "--artifact", "prior", "--only-artifact", "--resamples", "5"]) == 0
+    assert last_line(capsys.readouterr().out)["results"][0]["split"].startswith("as trained")
 
 
 def test_own_rows_beat_a_prior_that_learned_the_opposite(
@@ -100,6 +164,7 @@ def test_own_rows_beat_a_prior_that_learned_the_opposite(
     monkeypatch.setattr(own_traffic, "DRAWS", 1)
     prior, workload = outcomes(tmp_path / "a.jsonl", "a"), outcomes(tmp_path / "b.jsonl", "b", 400)
     swapped = {EASY: HARD, HARD: EASY}
+    changed(prior, group="all the prior's rows are of one group")
     rows = [json.loads(line) for line in prior.read_text().splitlines()]
     for row in rows:
         first, rest = row["prompt"].split(" ", 1)

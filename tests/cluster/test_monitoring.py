@@ -155,6 +155,36 @@ def test_promtool_takes_rules_and_queries(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.parametrize(
+    ("ratio", "highest", "minutes", "alarmed"),
+    [
+        ("0.3+0x4320", "0.95+0x4320", 4310, True),  # one among many
+        ("0.3+0x4200 0.93+0x120", "0.4+0x4200 0.95+0x120", 4310, True),  # one who is most of the traffic
+        ("0.8+0x4320", "0.85+0x4320", 4310, False),  # calibrated so that much goes up
+        ("0.8+0x300", "0.85+0x300", 290, False),  # the same on the first day
+        ("0+0x4320", "0+0x4320", 4310, False),
+        ("_x4320", "_x4320", 4310, False),  # no learned router
+    ],
+)
+def test_who_forces_the_dear_tier_is_alarmed(
+    tmp_path: Path, ratio: str, highest: str, minutes: int, alarmed: bool
+) -> None:
+    group = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    rule = next(rule for one in group for rule in one["rules"] if rule["alert"] == "SomebodyForcesTheDearTier")
+    fired = [{"exp_labels": rule["labels"], "exp_annotations": rule["annotations"]}] if alarmed else []
+    name = "farthing_router_escalation_ratio"
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": ratio}, {"series": f"{name}_max", "values": highest}],
+        "alert_rule_test": [{"eval_time": f"{minutes}m", "alertname": rule["alert"], "exp_alerts": fired}],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yml")], "tests": [case]}))
+    command = ["promtool", "test", "rules", "test.yml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 SAMPLE = {
     "route": ["small", "frontier"],
     "status": ["answered", "failed"],

@@ -31,6 +31,21 @@ def test_the_pointer_moves_on_and_back(tmp_path: Path) -> None:
         point_to(tmp_path, "v9")
 
 
+def test_the_pointer_never_points_to_itself_or_to_what_is_damaged(tmp_path: Path) -> None:
+    good = write(tmp_path, manifest("v1"), {"a": b"1"})
+    damaged = write(tmp_path, manifest("v2"), {"a": b"2"})
+    point_to(tmp_path, "v1/")  # as a shell completes it
+    (damaged / "a").write_bytes(b"3")
+    for version, message in (
+        ("current", "no artifact current"),
+        (f"../{tmp_path.name}/v1", "no artifact"),
+        ("v2", "missing or changed"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            point_to(tmp_path, version)
+        assert current_version(tmp_path) == good.name
+
+
 def test_a_version_is_written_once(tmp_path: Path) -> None:
     write(tmp_path, manifest("v1"), {"a": b"1"})
     with pytest.raises(ConfigError, match="exists already"):

@@ -148,12 +148,25 @@ def test_what_the_user_can_mend_is_one_line(
         "another encoder": ["calibrate", *sample, *out, "--quality", "0.9"],  # the prior is MiniLM's
         "holds no answered request": ["profile", "--traffic", str(tmp_path / "empty"), "--artifact", str(trained)],
         "no price for 'w'": ["calibrate", *sample, "--artifact", str(trained), "--usd-per-1k", "1"],
+        "--pair is WEAK,STRONG": ["calibrate", *sample, *out, "--quality", "0.9", "--pair", "one"],
+        "no row is of group nobody": ["train", *sample, *out, "--leave-out", "nobody"],
+        "is not as `python -m serving export` writes it": ["profile", "--traffic", str(tmp_path / "odd")],
     }
     (tmp_path / "empty").write_text("")
+    (tmp_path / "odd").write_text('{"text": "t", "at_ms": "yesterday"}\n')
     capsys.readouterr()
     for message, command in refused.items():
         assert main(command) == 2, command
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["--resamples", "-1"], ["--resamples", "many"], ["--without", "knnn"]], ids=lambda option: option[1]
+)
+def test_options_that_make_no_sense_are_refused(files: dict[str, Path], tmp_path: Path, option: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--outcomes", str(files["sample"]), "--out", str(tmp_path / "x"), *option])
+    assert not (tmp_path / "x").exists()
 
 
 def traffic_rows() -> list[dict[str, Any]]:

@@ -81,6 +81,15 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(cases: list[tuple[int, f
     assert np.isnan(found) if not pairs else found == pytest.approx(np.mean(pairs))
 
 
+def test_a_level_that_is_reached_exactly_is_reached() -> None:
+    """20 rows of 149 gain; the 16th of them, 80 %, is the 45th in the order, and the next one comes long after."""
+    gains = np.zeros(149)
+    gains[[*range(15), 44, 100, 110, 120, 130]] = 1.0
+    for both_right in range(18):  # for some of these the sum is a bit below
+        weak = (np.arange(149) > 148 - both_right).astype(float)
+        assert curve(-np.arange(149.0), weak, weak + gains).cpt(0.8) == pytest.approx(45 / 149)
+
+
 def test_crossings_are_interpolated_and_may_not_exist() -> None:
     x, y = np.array([0.0, 0.5, 1.0]), np.array([0.0, 1.0, 0.5])
     assert first_crossing(x, y, 0.5) == pytest.approx(0.25)

@@ -324,8 +324,10 @@ def test_a_key_that_escalates_is_seen_and_little_traffic_says_nothing(deployed: 
     for i in range(50):
         watch.observe("calm", 0.1, vector(0), False)
         watch.observe("attacker", 0.8, vector(3), i % 10 != 0)
+    watch.observe("asked once", 0.8, vector(3), True)
     report = watch.report()
+    assert set(report.escalation_by_key) == {"calm", "attacker"}
     assert report.escalation_by_key["calm"] == 0.0
     assert report.escalation_by_key["attacker"] == pytest.approx(0.9, abs=0.03)
-    assert report.escalation == pytest.approx(0.45)
+    assert report.escalation == pytest.approx(0.45, abs=0.01)
     assert np.isnan(Watch(deployed).report().psi_scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,18 @@ def test_a_withheld_text_leaves_its_length(tmp_path: Path) -> None:
     assert found.chars.tolist() == [99] and not found.has_text.any()
 
 
+def test_a_row_as_people_write_it(tmp_path: Path) -> None:
+    """Byte order mark, line ends of Windows, numbers as names, nulls where nothing is known."""
+    models = {"w": {"correct": True}, "s": {"correct": 0.5}, "not graded": {"correct": None}, "not asked": None}
+    rows = [pair_row(0, id=7, group=0, weak_tokens=None), pair_row(1, models=None, group=None)]
+    for name, written in (("pair", rows), ("models", [models_row(0, models=models)])):
+        text = "".join(json.dumps(row) + "\r\n" for row in written)
+        (tmp_path / name).write_bytes(("\ufeff" + text).encode())
+    pairs, several = read([tmp_path / "pair"]), read([tmp_path / "models"], Pair("w", "s"))
+    assert (pairs.ids, pairs.groups.tolist()) == (["7", "mmlu/law/1"], ["0", "mmlu"])
+    assert (several.gain.tolist(), several.others) == ([-0.5], None)
+
+
 def test_equal_prompts_get_one_number(tmp_path: Path) -> None:
     found = read([write(tmp_path / "a.jsonl", pair_row(0), pair_row(1), pair_row(2, prompt="Question 0?"))])
     assert found.prompts.tolist() == [0, 1, 0]
@@ -106,6 +119,16 @@ def test_two_pairs_are_an_error_unless_mixed(tmp_path: Path) -> None:
         ('{"id": "x"}', "the row has no 'weak_model'"),
         (json.dumps(pair_row(0, weak_correct=2)), "between 0 and 1"),
         (json.dumps(pair_row(0, weak_correct="no")), "could not convert"),
+        (json.dumps(pair_row(0, weak_correct=None)), "weak_correct is null"),
+        (json.dumps(pair_row(0, weak_correct=math.nan)), "between 0 and 1"),
+        (json.dumps(pair_row(0, prompt=["a"])), "'prompt' is a text"),
+        (json.dumps(pair_row(0, id=None)), "'id' is a text or a number"),
+        (json.dumps(pair_row(0, group={})), "'group' is a text or a number"),
+        (json.dumps(pair_row(0, prompt_chars=math.inf)), "prompt_chars is inf"),
+        (json.dumps(pair_row(0, weak_tokens=-1)), "weak_tokens is -1"),
+        (json.dumps(models_row(0, models=["w", "s"])), "'models' is an object"),
+        (json.dumps(models_row(0, models={"w": 1, "s": 0})), "'models' is an object"),
+        ("\n", "holds no rows"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -121,9 +144,12 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*not\.gz"):
         read([tmp_path / "not.gz"])
     path = write(tmp_path / "a.jsonl", pair_row(0))
-    with pytest.raises(ConfigError, match="ids occur twice"):
+    with pytest.raises(ConfigError, match="ids occur twice, such as 'mmlu/law/0'"):
         read([path, path])
-    with pytest.raises(ConfigError, match="no row with both models"):
-        read([path], Pair("x", "y"))
+    with pytest.raises(ConfigError, match="no row with both models of --pair WEAK,STRONG; its first row has w,s"):
+        read([path], Pair("s", "w"))
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b'{"id": 1}')[:10] + b"\xff" * 20)
+    with pytest.raises(ConfigError, match=r"cannot read .*cut\.gz"):
+        read([tmp_path / "cut.gz"])
     with pytest.raises(ConfigError, match="--pair is WEAK,STRONG"):
         Pair.parse("only-one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_a_damaged_file_leaves_what_was_in_force(root: Path) -> None:
         '{"mode": "on"}',
         '{"mode": "act", "share": 7}',
         '{"mode": "act", "share": "all"}',
+        '{"mode": "act", "share": 1' + "0" * 400 + "}",
         "null",
     ):
         (root / "rollout.json").write_text(damaged)
@@ -71,6 +73,37 @@ def test_a_damaged_file_leaves_what_was_in_force(root: Path) -> None:
         with pytest.raises(ConfigError, match="set it anew"):
             HotArtifact(root, ENCODER).rollout(Rollout("shadow"))  # at start there is nothing to keep
     rollout.write(root, None)
+    clock.now_s += 1.0
+    assert turned.get() == Rollout("shadow") and turned.error == ""
+
+
+def test_a_folder_that_is_taken_away_leaves_what_was_in_force(root: Path, tmp_path: Path) -> None:
+    clock = Clock()
+    hot = HotArtifact(root, ENCODER, clock)
+    rollout.write(root, Rollout("shadow"))
+    turned, version = hot.rollout(Rollout("act")), hot.get().manifest.version
+    away = tmp_path.with_name("away")
+    root.rename(away)
+    for _ in range(2):
+        clock.now_s += 1.0
+        assert turned.get() == Rollout("shadow") and "cannot be read" in turned.error  # not what is configured
+        assert hot.get().manifest.version == version and "cannot be read" in hot.error  # nor the prior
+    away.rename(root)
+    clock.now_s += 1.0
+    assert turned.get() == Rollout("shadow") and turned.error == ""
+    rollout.write(root, None)
+    clock.now_s += 1.0
+    assert turned.get() == Rollout("act")
+
+
+def test_a_file_that_could_not_be_read_once_is_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    turned = HotArtifact(root, ENCODER, clock).rollout(Rollout("act"))
+    rollout.write(root, Rollout("shadow"))
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError("too many open files")))
+        clock.now_s += 1.0
+        assert turned.get() == Rollout("act") and "too many open files" in turned.error
     clock.now_s += 1.0
     assert turned.get() == Rollout("shadow") and turned.error == ""
 
@@ -84,6 +117,21 @@ def test_use_says_what_is_in_force(root: Path, capsys: pytest.CaptureFixture[str
     assert "acts on 0.25 of conversations" in capsys.readouterr().out
     assert use(root, "--mode", "shadow") == 0
     assert "acts on nothing" in capsys.readouterr().out
+
+
+def test_a_damaged_artifact_does_not_hide_the_others(
+    root: Path, deployed: Deployed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = deployed.with_policy(replace(deployed.policy, threshold=0.7), {}).write(root)
+    (other / "policy.json").write_text("{")
+    assert use(root) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 4 and sum("damaged" in line for line in listed) == 1
+
+
+def test_a_folder_that_takes_no_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert use(Path("/proc"), "--mode", "shadow") == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_makes_no_sense_is_refused_and_changes_nothing(

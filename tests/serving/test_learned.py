@@ -160,6 +160,23 @@ def test_a_router_told_otherwise_is_another_policy(tmp_path: Path) -> None:
     assert "+act-0.5" in versions[1]
 
 
+def test_a_folder_that_is_gone_is_no_other_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.hot.LOOK_EVERY_S", 0.0)
+    root = tmp_path / "artifacts"
+    root.mkdir()
+    version = policy_version(parse(LEARNED.replace("{mode: MODE}}", f"{{mode: shadow}}, artifacts: {root}}}")))
+    nothing = version()
+    (root / "current").symlink_to("v1")
+    write_rollout(root, Rollout("act", 0.5))
+    told = version()
+    assert told == f"{nothing}+act-0.5+v1"
+    root.rename(tmp_path / "away")
+    assert version() == told  # the router, too, keeps to what it had
+    (tmp_path / "away").rename(root)
+    write_rollout(root, None)
+    assert version() == f"{nothing}+v1"
+
+
 def test_a_past_request_is_explained() -> None:
     row = Row(
         request_id="req_1",

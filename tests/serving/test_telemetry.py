@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.telemetry import exposition, forget_dead, in_flight
+from router.watch import Report
+from serving.telemetry import RouterMetrics, exposition, forget_dead, in_flight
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
@@ -49,6 +51,14 @@ def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
     documented = set(re.findall(r"`(farthing_[a-z_]+)`", (ROOT / "docs" / "metrics.md").read_text()))
     assert names_in_code() == documented
     assert len(documented) > 25
+
+
+def test_unscored_requests_are_a_counter_from_nothing_on() -> None:
+    made, report = RouterMetrics(), Report(0, math.nan, math.nan, 0.0, {})
+    for counted in (0, 3, 3, 5):
+        made.router(report, 1.0, {"no_vector": counted})
+        shown = {s.name: s.value for s in made._unscored.collect()[0].samples}
+        assert shown["farthing_router_unscored_total"] == counted
 
 
 def test_processes_add_up_and_the_dead_ones_counts_stay(tmp_path: Path) -> None:

@@ -47,6 +47,12 @@ def test_no_text_no_row(encoder: TextEncoder) -> None:
     assert encoder.encode([]).shape == (0, 384)
 
 
+def test_half_a_surrogate_pair_is_read_as_a_question_mark(encoder: TextEncoder) -> None:
+    broken, plain = encoder.encode(["well \ud800 then", "well ? then"])
+    assert np.array_equal(broken, plain)
+    assert encoder.count_tokens(["\ud800"]) == encoder.count_tokens(["?"])
+
+
 def test_a_batch_gives_what_each_text_gives_alone(encoder: TextEncoder) -> None:
     texts = [PARIS, RESET * 9, "hi", FORGOT, "word " * 300, RESET]
     alone = np.concatenate([encoder.encode([text]) for text in texts])
