@@ -13,6 +13,7 @@ import yaml
 from cluster.__main__ import main
 from tests.cluster.fake_boxes import FakeBoxes
 from tests.cluster.fake_vast import KEY, FakeVast, offer
+from tests.conftest import FAULT
 
 ROOT = Path(__file__).parents[2]
 Book = Callable[[str, int], None]
@@ -80,24 +81,6 @@ def recover(fake: FakeVast, file: Path, boxes: int = 1) -> int:
     too_many = len(fake.standing()) - boxes
     assert main(["down", str(file)]) == 0
     return too_many + len(fake.standing())
-
-
-FAULT = "fault injected"
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of injected faults, when their tests were run; from the reports, which come from workers too."""
-    table: dict[str, list[int]] = {}
-    reports = [one for found in terminalreporter.stats.values() for one in found]
-    for report in reports:
-        if getattr(report, "when", None) == "call":
-            for fault, leaked in [told for name, told in report.user_properties if name == FAULT]:
-                table.setdefault(fault, []).append(leaked)
-    if table:
-        terminalreporter.section("faults injected")
-        terminalreporter.write_line(f"{'fault':58} {'runs':>5} {'leaked rentals':>15}")
-        for fault, leaked in sorted(table.items()):
-            terminalreporter.write_line(f"{fault:58} {len(leaked):>5} {sum(leaked):>15}")
 
 
 @pytest.fixture

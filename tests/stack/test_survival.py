@@ -63,6 +63,11 @@ def check_rows(service: Service, before: int, sent: int, answered: list[str]) ->
     return rows
 
 
+def answers(service: Service) -> bool:
+    """Whether the engine does: Serve's proxy learns of a new one a moment after it is ready."""
+    return service.chat(f"Are you back? {time.time_ns()}", model="small").status_code == 200
+
+
 async def test_a_killed_ledger_writer_loses_and_doubles_nothing(service: Service) -> None:
     before = len(await asyncio.to_thread(still, service.rows))
     (writer,) = service.processes("ray::ServeReplica:gateway:Ledger")
@@ -105,7 +110,7 @@ async def test_a_killed_engine_is_covered_by_the_frontier_and_leaves_no_process(
     covered = [row for row in rows[before:] if row["route"] == "frontier"]
     assert covered and all(row["reason"].startswith("fallback_") for row in covered)
     until(lambda: service.tier_ready("small"), 180, "the engine again")
-    assert service.chat("Are you back?", model="small").status_code == 200
+    until(lambda: answers(service), 60, "its answers")
 
 
 def test_a_second_instance_is_refused_and_says_why(service: Service) -> None:
@@ -125,7 +130,7 @@ def test_a_second_instance_is_refused_and_says_why(service: Service) -> None:
 
 
 async def test_an_interrupt_lets_answers_finish_and_leaves_nothing(service: Service) -> None:
-    await asyncio.to_thread(until, lambda: service.tier_ready("small"), 180, "the engine")
+    await asyncio.to_thread(until, lambda: answers(service), 180, "the engine")
     family = psutil.Process(service.process.pid).children(recursive=True)
     assert any("haproxy" in p.name() for p in family)
     body = {
