@@ -31,7 +31,7 @@ _BARRED: Final = ("logprobs", "continue_final_message", "echo", "min_tokens", "i
 
 
 Ask = Callable[[Call, Backend], Awaitable[Reply]]
-"""Finds an engine for a call, another than this one where there is another."""
+"""Finds an engine for a call that has this one's model, another than this one where there is another."""
 
 
 def may_resume(call: Call) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.errors import Overloaded, StreamCut
+from models.errors import Overloaded, StreamCut, Unavailable
 from models.fake import FakeBackend, Step
 from models.types import Chunk
 from tests.serving.cascades import Seen, text
@@ -106,6 +106,18 @@ async def test_where_nobody_can_go_on_the_caller_is_told_of_the_break(setup: Set
     async with running(setup) as service:
         _, body = await service.stream("x")
     assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+
+
+async def test_an_answer_is_not_carried_on_by_another_model(setup: Setup) -> None:
+    """A tier's boxes may have several; the headers have said which one answers."""
+    arrange(setup, BREAKS, Step(error=Unavailable("gone")))
+    setup.more = [FakeBackend("small/1", "other", script=[Step(WHOLE)])]
+    async with running(setup) as service:
+        response, body = await service.stream("x")
+        row = await one(service)
+    assert response.headers["x-farthing-model"] == row["model"] == "tiny"
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert setup.more[0].calls == []
 
 
 async def test_an_answer_that_had_ended_is_whole(setup: Setup) -> None:
