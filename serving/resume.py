@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from models.backend import Backend
-from models.errors import FarthingError, StreamCut
+from models.errors import DeadlineExceeded, FarthingError, StreamCut
 from models.pool import Reply
 from models.types import Call, Chunk, Json, Usage
 from models.upstream.sse import payload
@@ -126,6 +126,8 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
                 raise
             try:
                 reply = await ask(_going_on(call, begun, seen.tokens), reply.backend)
+            except DeadlineExceeded:
+                raise
             except FarthingError as exc:
                 raise cut from exc  # that the last one asked was busy is no news to the caller
             resumed(reply)

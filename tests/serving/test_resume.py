@@ -120,6 +120,15 @@ async def test_an_answer_is_not_carried_on_by_another_model(setup: Setup) -> Non
     assert setup.more[0].calls == []
 
 
+async def test_a_deadline_that_passes_before_another_goes_on_is_told_as_such(setup: Setup) -> None:
+    arrange(setup, BREAKS, Step(WHOLE, delay_s=60))
+    async with running(setup) as service:
+        _, body = await service.stream("x", farthing={"deadline_ms": 1_000})
+        row = await one(service)
+    assert text(body) == "a farthing is a" and events(body)[-1]["error"]["code"] == "deadline_exceeded"
+    assert (row["status"], row["error_code"]) == ("timed_out", "deadline_exceeded")
+
+
 async def test_an_answer_that_had_ended_is_whole(setup: Setup) -> None:
     """It breaks between the last word's event, which says that it is the last, and the usage."""
 
