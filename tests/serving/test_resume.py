@@ -167,19 +167,6 @@ async def test_what_cannot_be_carried_on_ends_as_ever(setup: Setup, fields: dict
     assert setup.more[0].calls == []
 
 
-async def test_more_than_text_is_not_carried_on(setup: Setup) -> None:
-    class Thinks(FakeBackend):
-        def _event(self, delta: Any, *more: Any, **fields: Any) -> bytes:
-            told = {"reasoning_content": delta["content"]} if delta.get("content") else delta
-            return FakeBackend._event(self, told, *more, **fields)
-
-    setup.small = Thinks("small/0", "tiny", script=[BREAKS, Step(WHOLE)])
-    async with running(setup) as service:
-        _, body = await service.stream("x")
-    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
-    assert len(setup.small.calls) == 1
-
-
 async def test_nonsense_in_place_of_the_rest_is_another_break(setup: Setup) -> None:
     class Rambles(FakeBackend):
         def _event(self, *what: Any, **fields: Any) -> bytes:
@@ -192,6 +179,26 @@ async def test_nonsense_in_place_of_the_rest_is_another_break(setup: Setup) -> N
         row = await one(service)
     assert text(body) == WHOLE
     assert (row["status"], row["backend"], row["attempts"]) == ("answered", "small/0", 3)
+
+
+@pytest.mark.parametrize("says", [lambda word: {"reasoning": word}, lambda word: {"content": [word]}])
+@pytest.mark.parametrize("first", [True, False])
+async def test_what_is_no_text_neither_goes_on_nor_is_gone_on_from(setup: Setup, says: Any, first: bool) -> None:
+    class Other(FakeBackend):
+        def _event(self, delta: Any, *more: Any, **fields: Any) -> bytes:
+            return FakeBackend._event(self, says(delta["content"]) if delta.get("content") else delta, *more, **fields)
+
+    arrange(setup, BREAKS, Step(WHOLE))
+    kinds = (Other, FakeBackend) if first else (FakeBackend, Other)
+    setup.small = kinds[0]("small/0", "tiny", script=[BREAKS, Step(WHOLE)])
+    setup.more = [kinds[1]("small/1", "tiny", script=[Step(WHOLE)])]
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+        row = await one(service)
+    if first:
+        assert events(body)[-1]["error"]["code"] == "upstream_stream_cut" and setup.more[0].calls == []
+    else:
+        assert text(body) == WHOLE and (row["backend"], row["attempts"]) == ("small/0", 3)
 
 
 async def test_a_providers_stream_is_not_carried_on(setup: Setup) -> None:
