@@ -127,10 +127,11 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
             if seen.ended:
                 return  # it was all there; only its usage is missing
             begun = seen.beginning()
-            if times > MAX_TIMES or not seen.plain or not begun:
+            if times > MAX_TIMES or not seen.plain:
                 raise
             try:
-                reply = await ask(_going_on(call, begun, seen.tokens), reply.backend)
+                again = _going_on(call, begun, seen.tokens) if begun else call
+                reply = await ask(again, reply.backend)
             except DeadlineExceeded:
                 raise
             except FarthingError as exc:

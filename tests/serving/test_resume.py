@@ -73,6 +73,23 @@ async def test_a_blank_line_at_the_break_is_neither_lost_nor_doubled(setup: Setu
     assert setup.small.calls[1].body["messages"][-1]["content"] == "One."
 
 
+async def test_a_stream_that_had_said_nothing_but_white_space_begins_anew(setup: Setup) -> None:
+    class Blank(FakeBackend):
+        async def stream(self, call: Any) -> Any:
+            self.calls.append(call)
+            yield Chunk(self._event({"role": "assistant", "content": ""}))
+            yield Chunk(self._event({"content": "\n\n"}), content=True)
+            if len(self.calls) == 1:
+                raise StreamCut("gone")
+            yield Chunk(self._event({"content": "One."}, "stop"), content=True)
+
+    setup.small = Blank("small/0", "tiny")
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+    assert text(body) == "\n\nOne."
+    assert setup.small.calls[1].body == setup.small.calls[0].body
+
+
 async def test_what_was_carried_on_is_not_stored(setup: Setup) -> None:
     """What it took is an estimate, and a stored answer says what it took."""
     arrange(setup, BREAKS, Step(WHOLE))
