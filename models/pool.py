@@ -104,16 +104,16 @@ class Pool:
 
     async def ask(self, call: Call, model: str | None = None, avoid: Backend | None = None) -> Reply:
         """One answer, or the first content of one. `model` narrows to the backends that carry it; `avoid` is asked
-        only where there is no other.
+        only where no other is left.
 
         Raises what the last attempt raised, DeadlineExceeded, or NotUp when no backend may be asked now.
         """
         attempt = 0
-        tried = next((m for m in self._members if m.backend is avoid), None)
+        tried: _Member | None = None
         while True:
             call.deadline.check()
             attempt += 1
-            member = self._choose(model, tried)
+            member = self._choose(model, tried, avoid)
             try:
                 return await self._attempt(member, call, attempt)
             except FarthingError as exc:
@@ -150,14 +150,14 @@ class Pool:
     def _has_other(self, member: _Member, model: str | None) -> bool:
         return any(m is not member and m.breaker.allows() for m in self._able(model))
 
-    def _choose(self, model: str | None, tried: _Member | None) -> _Member:
+    def _choose(self, model: str | None, tried: _Member | None, avoid: Backend | None) -> _Member:
         able = [m for m in self._able(model) if m.breaker.allows()]
         if not able:
             waits = [m.breaker.wait_s() for m in self._able(model)]
             busy = any(m.breaker.state != "open" for m in self._able(model))
             kind = Overloaded if busy else NotUp
             raise kind(f"{self.name}: no backend can be asked now", retry_after_s=min(waits, default=1.0))
-        return min(able, key=lambda m: (m is tried, m.in_flight))
+        return min(able, key=lambda m: (m is tried, m.backend is avoid, m.in_flight))
 
     async def _attempt(self, member: _Member, call: Call, attempt: int) -> Reply:
         member.breaker.began()

@@ -239,7 +239,7 @@ class Pipeline:
                 usage = reply.completion.usage or _estimate(job, len(orjson.dumps(reply.completion.body)))
                 return Outcome(opening, usage, spending.charge(usage), body=reply.completion.body)
             if gate is None and tier.owned and may_resume(call):
-                again = partial(_ask_another, tier.pool, job.target.model)
+                again = partial(_ask_another, tier.pool)
                 reply.chunks = unbroken(replace(reply), call, again, partial(self._took_over, job))
             outcome = await self._stream(flight, job, reply, opening, spending)
             if gate is not None and gate.kept is False:  # in shadow: what is dropped comes not so far
@@ -248,7 +248,7 @@ class Pipeline:
 
     def _took_over(self, job: Job, reply: Reply) -> None:
         job.row.attempts += 1
-        job.row.backend, job.row.model = reply.backend.name, reply.backend.model
+        job.row.backend = reply.backend.name
         self.accounts.metrics.resumed(job.row.route)
 
     async def _let_through(self, job: Job, gate: Gate, reply: Reply, spending: Spending) -> bool:
@@ -318,8 +318,9 @@ class Way:
     gate: Gate | None
 
 
-async def _ask_another(pool: Pool, model: str | None, call: Call, broken: Backend) -> Reply:
-    return await pool.ask(call, model, avoid=broken)
+async def _ask_another(pool: Pool, call: Call, broken: Backend) -> Reply:
+    """Of the same model: the caller has been told which one answers."""
+    return await pool.ask(call, broken.model, avoid=broken)
 
 
 def _late_last(order: list[ServingTier], job: Job) -> list[ServingTier]:

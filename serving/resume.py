@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from models.backend import Backend
-from models.errors import FarthingError, StreamCut
+from models.errors import DeadlineExceeded, FarthingError, StreamCut
 from models.pool import Reply
 from models.types import Call, Chunk, Json, Usage
 from models.upstream.sse import payload
@@ -31,7 +31,7 @@ _BARRED: Final = ("logprobs", "continue_final_message", "echo", "min_tokens", "i
 
 
 Ask = Callable[[Call, Backend], Awaitable[Reply]]
-"""Finds an engine for a call, another than this one where there is another."""
+"""Finds an engine for a call that has this one's model, another than this one where there is another."""
 
 
 def may_resume(call: Call) -> bool:
@@ -88,10 +88,15 @@ class _Seen:
 
     def _look(self, choice: Json) -> None:
         delta = choice.get("delta") or {}
-        if text := delta.get("content"):
+        if not _is_text(delta):
+            self.plain = False
+        elif text := delta.get("content"):
             self.texts.append(text)
-        self.plain = self.plain and not any(delta.get(name) for name in _MORE_THAN_TEXT)
         self.ended = self.ended or bool(choice.get("finish_reason"))
+
+
+def _is_text(delta: Json) -> bool:
+    return isinstance(delta.get("content") or "", str) and not any(delta.get(name) for name in _MORE_THAN_TEXT)
 
 
 def _events(data: bytes) -> list[Any]:
@@ -122,10 +127,13 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
             if seen.ended:
                 return  # it was all there; only its usage is missing
             begun = seen.beginning()
-            if times > MAX_TIMES or not seen.plain or not begun:
+            if times > MAX_TIMES or not seen.plain:
                 raise
             try:
-                reply = await ask(_going_on(call, begun, seen.tokens), reply.backend)
+                again = _going_on(call, begun, seen.tokens) if begun else call
+                reply = await ask(again, reply.backend)
+            except DeadlineExceeded:
+                raise
             except FarthingError as exc:
                 raise cut from exc  # that the last one asked was busy is no news to the caller
             resumed(reply)
@@ -149,16 +157,19 @@ async def _joined(chunks: AsyncGenerator[Chunk, None], seen: _Seen) -> AsyncGene
             try:
                 data = b"".join(map(event, filter(None, (_renamed(told, seen) for told in _events(chunk.data)))))
             except (orjson.JSONDecodeError, AttributeError, TypeError) as exc:
-                raise StreamCut("the answer broke off: what should carry it on is no stream of chunks") from exc
+                raise StreamCut("the answer broke off: what should carry it on is no stream of text") from exc
             usage = _whole(chunk.usage, seen.tokens) if chunk.usage is not None else None
             if data or usage is not None:
                 yield replace(chunk, data=data, usage=usage)
 
 
 def _renamed(told: Json, seen: _Seen) -> Json | None:
-    """None for the event that only names the role: it has been said."""
+    """None for the event that only names the role: it has been said. Raises TypeError for what is no text: an engine
+    that takes the rest for reasoning or a call hides a part of the answer."""
     for choice in told.get("choices") or ():
         delta = choice.get("delta") or {}
+        if not _is_text(delta):
+            raise TypeError("more than text")
         delta.pop("role", None)
         if seen.again and delta.get("content"):
             delta["content"] = seen.unheard(delta["content"])

@@ -21,7 +21,7 @@ from models.errors import DeadlineExceeded, FarthingError, ProtocolViolation, St
 from models.types import Call, Capabilities, Chunk, Completion, Endpoint, Json, Usage
 from models.upstream.errors import stated_error, translate, translate_event
 from models.upstream.sockets import watched
-from models.upstream.sse import ChunkReader
+from models.upstream.sse import STOPPED, ChunkReader
 
 CONNECT_TIMEOUT_S = 5.0
 IDLE_TIMEOUT_S = 120.0
@@ -147,6 +147,8 @@ class OpenAIBackend(HttpBackend):
             if stated_error(raw):  # some servers send errors with status 200
                 raise translate_event(stated_error(raw), self.name)
             raise ProtocolViolation(f"{self.name}: the answer has no choices")
+        if any(choice.get("finish_reason") == STOPPED for choice in body["choices"]):
+            raise Unavailable(f"{self.name}: the engine was stopped before the answer ended")
         body["object"] = OBJECTS[call.endpoint]  # some leave it out; who replays an answer goes by it
         usage = Usage.from_openai(body.get("usage"))
         if usage is None:

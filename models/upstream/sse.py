@@ -14,6 +14,7 @@ from models.errors import ProtocolViolation
 from models.types import Chunk, Usage
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
+STOPPED = "abort"  # how vLLM, told to stop, ends the answers it has begun
 _VISIBLE = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "audio")
 
 
@@ -98,6 +99,8 @@ class ChunkReader:
         choices = chunk.get("choices") or []
         try:
             for choice in choices:
+                if choice.get("finish_reason") == STOPPED:
+                    raise ProtocolViolation("the engine was stopped before the answer ended")
                 delta = choice.get("delta") or {}
                 if choice.get("text") or any(delta.get(name) for name in _VISIBLE):
                     self.seen_content = True

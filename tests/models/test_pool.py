@@ -116,6 +116,22 @@ async def test_a_model_narrows_to_the_members_that_carry_it() -> None:
         await Pool("t", [one]).ask(call(), model="other")
 
 
+async def test_who_is_to_be_avoided_is_so_after_another_has_failed_as_well() -> None:
+    broken, down, busy = fake("broken"), fake("down", Step(error=Unavailable("down"))), fake("busy", Step(delay_s=0.2))
+    pool = Pool("t", [broken, busy, down], QUICK)
+    first = asyncio.create_task(pool.ask(call(), avoid=broken))  # the first of two idle ones: it is busy from here on
+    await asyncio.sleep(0.05)
+    assert (await pool.ask(call(), avoid=broken)).backend is busy
+    await first
+    assert (len(down.calls), broken.calls) == (1, [])
+
+
+async def test_who_is_to_be_avoided_is_asked_where_no_other_answers() -> None:
+    broken, down = fake("broken"), fake("down", Step(error=Unavailable("down")))
+    assert (await Pool("t", [broken, down], QUICK).ask(call(), avoid=broken)).backend is broken
+    assert (await Pool("t", [broken], QUICK).ask(call(), avoid=broken)).backend is broken
+
+
 async def test_a_half_open_member_gets_one_probe_while_others_wait_elsewhere() -> None:
     notes = Notes()
     down = fake("a", Step(error=Unavailable("down")), Step("back", delay_s=0.2))

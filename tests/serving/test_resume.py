@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.errors import Overloaded, StreamCut
+from models.errors import Overloaded, StreamCut, Unavailable
 from models.fake import FakeBackend, Step
 from models.types import Chunk
 from tests.serving.cascades import Seen, text
@@ -73,6 +73,23 @@ async def test_a_blank_line_at_the_break_is_neither_lost_nor_doubled(setup: Setu
     assert setup.small.calls[1].body["messages"][-1]["content"] == "One."
 
 
+async def test_a_stream_that_had_said_nothing_but_white_space_begins_anew(setup: Setup) -> None:
+    class Blank(FakeBackend):
+        async def stream(self, call: Any) -> Any:
+            self.calls.append(call)
+            yield Chunk(self._event({"role": "assistant", "content": ""}))
+            yield Chunk(self._event({"content": "\n\n"}), content=True)
+            if len(self.calls) == 1:
+                raise StreamCut("gone")
+            yield Chunk(self._event({"content": "One."}, "stop"), content=True)
+
+    setup.small = Blank("small/0", "tiny")
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+    assert text(body) == "\n\nOne."
+    assert setup.small.calls[1].body == setup.small.calls[0].body
+
+
 async def test_what_was_carried_on_is_not_stored(setup: Setup) -> None:
     """What it took is an estimate, and a stored answer says what it took."""
     arrange(setup, BREAKS, Step(WHOLE))
@@ -106,6 +123,27 @@ async def test_where_nobody_can_go_on_the_caller_is_told_of_the_break(setup: Set
     async with running(setup) as service:
         _, body = await service.stream("x")
     assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+
+
+async def test_an_answer_is_not_carried_on_by_another_model(setup: Setup) -> None:
+    """A tier's boxes may have several; the headers have said which one answers."""
+    arrange(setup, BREAKS, Step(error=Unavailable("gone")))
+    setup.more = [FakeBackend("small/1", "other", script=[Step(WHOLE)])]
+    async with running(setup) as service:
+        response, body = await service.stream("x")
+        row = await one(service)
+    assert response.headers["x-farthing-model"] == row["model"] == "tiny"
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert setup.more[0].calls == []
+
+
+async def test_a_deadline_that_passes_before_another_goes_on_is_told_as_such(setup: Setup) -> None:
+    arrange(setup, BREAKS, Step(WHOLE, delay_s=60))
+    async with running(setup) as service:
+        _, body = await service.stream("x", farthing={"deadline_ms": 1_000})
+        row = await one(service)
+    assert text(body) == "a farthing is a" and events(body)[-1]["error"]["code"] == "deadline_exceeded"
+    assert (row["status"], row["error_code"]) == ("timed_out", "deadline_exceeded")
 
 
 async def test_an_answer_that_had_ended_is_whole(setup: Setup) -> None:
@@ -146,19 +184,6 @@ async def test_what_cannot_be_carried_on_ends_as_ever(setup: Setup, fields: dict
     assert setup.more[0].calls == []
 
 
-async def test_more_than_text_is_not_carried_on(setup: Setup) -> None:
-    class Thinks(FakeBackend):
-        def _event(self, delta: Any, *more: Any, **fields: Any) -> bytes:
-            told = {"reasoning_content": delta["content"]} if delta.get("content") else delta
-            return FakeBackend._event(self, told, *more, **fields)
-
-    setup.small = Thinks("small/0", "tiny", script=[BREAKS, Step(WHOLE)])
-    async with running(setup) as service:
-        _, body = await service.stream("x")
-    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
-    assert len(setup.small.calls) == 1
-
-
 async def test_nonsense_in_place_of_the_rest_is_another_break(setup: Setup) -> None:
     class Rambles(FakeBackend):
         def _event(self, *what: Any, **fields: Any) -> bytes:
@@ -171,6 +196,26 @@ async def test_nonsense_in_place_of_the_rest_is_another_break(setup: Setup) -> N
         row = await one(service)
     assert text(body) == WHOLE
     assert (row["status"], row["backend"], row["attempts"]) == ("answered", "small/0", 3)
+
+
+@pytest.mark.parametrize("says", [lambda word: {"reasoning": word}, lambda word: {"content": [word]}])
+@pytest.mark.parametrize("first", [True, False])
+async def test_what_is_no_text_neither_goes_on_nor_is_gone_on_from(setup: Setup, says: Any, first: bool) -> None:
+    class Other(FakeBackend):
+        def _event(self, delta: Any, *more: Any, **fields: Any) -> bytes:
+            return FakeBackend._event(self, says(delta["content"]) if delta.get("content") else delta, *more, **fields)
+
+    arrange(setup, BREAKS, Step(WHOLE))
+    kinds = (Other, FakeBackend) if first else (FakeBackend, Other)
+    setup.small = kinds[0]("small/0", "tiny", script=[BREAKS, Step(WHOLE)])
+    setup.more = [kinds[1]("small/1", "tiny", script=[Step(WHOLE)])]
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+        row = await one(service)
+    if first:
+        assert events(body)[-1]["error"]["code"] == "upstream_stream_cut" and setup.more[0].calls == []
+    else:
+        assert text(body) == WHOLE and (row["backend"], row["attempts"]) == ("small/0", 3)
 
 
 async def test_a_providers_stream_is_not_carried_on(setup: Setup) -> None:
