@@ -21,6 +21,7 @@ from router.artifacts import current_version
 from router.cache import tune
 from router.cache.eligible import OptIns
 from router.cache.index import VectorIndex
+from router.cache.lexicon import english
 from router.cache.recall import Found, Recall, RecallSettings
 from router.cache.semantic import SemanticCache
 from router.cache.shelf import Bounds
@@ -236,6 +237,7 @@ async def open_router(config: Config, runtime: Runtime, decider: Decider) -> Rou
         "shadow" if wanted.mode == "shadow" else "serve", float(wanted.ttl_s), OptIns(**wanted.allow.model_dump())
     )
     process.recall = Recall(process.encoder, process.cache, rules, monitor, settings)
+    await asyncio.to_thread(english)  # a tenth of a second, which would make the first question late
     if wanted.verifier is not None:
         process.recall.second = await asyncio.to_thread(_verifier, wanted, _device(config.embedding))
     tend = process._tend(process.recall, process.cache, wanted, sha256, version)
