@@ -206,6 +206,8 @@ class RouterMetrics:
 
         self._lookups = Counter("farthing_semantic_lookups", "Look-ups by outcome", ("outcome",), registry=registry)
         self._labels = Counter("farthing_semantic_labels", "Compared answers", ("right",), registry=registry)
+        for right in ("yes", "no"):
+            self._labels.labels(right)  # from 0 on: the first label is a rise
         self._seconds = Histogram(
             "farthing_semantic_lookup_seconds", "Embed, search, verify", registry=registry, buckets=LATENCY_BUCKETS_S
         )
