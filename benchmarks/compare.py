@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from router.tables import text_table
 
 LOWER, HIGHER, NEITHER = "lower", "higher", ""  # which is better
 BETTER, WORSE, CHANGED, SAME = "better", "worse", "changed", "within noise"
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 NO_INTERVAL, OTHER_PRICES = "no interval", "other prices"
 PARTS: Final = {"index": "sizes", "embedding": "runtimes"}
 RATES: Final = {"overhead": "rps", "engine": "output_tokens_per_s"}  # answers are of one length: one says the other
@@ -170,7 +172,13 @@ def _cost(path: str, run: Run) -> Result:
     plain = {f"workload's {k}": v for k, v in run.workload_facts.items() if not isinstance(v, Mapping)}
     must = {"workload": run.workload, "seed": run.seed, **plain}
     should = {**{k: v for k, v in run.hardware.items() if k not in PASSING}, **run.versions}
-    return Result(path, "cost", measures, must, should, list(run.prices), _busy(path, run.hardware))
+    prices = [_undated(price) for price in run.prices]
+    return Result(path, "cost", measures, must, should, prices, _busy(path, run.hardware))
+
+
+def _undated(price: Mapping[str, Any]) -> dict[str, Any]:
+    """What is paid, whenever it was looked up: the same list on the next day is the same price."""
+    return {name: _DATE.sub("", str(value)) for name, value in price.items() if name != "on"}
 
 
 def _figures(one: Figures) -> Iterator[tuple[str, Measure]]:

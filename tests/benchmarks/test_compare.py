@@ -111,6 +111,19 @@ def test_money_is_not_judged_across_price_lists(
     assert "beware: prices differ" in text
 
 
+def test_the_same_list_on_the_next_day_is_the_same_price(
+    before: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def on(day: str) -> Run:
+        price = {"model": "gpt-4o", "input_usd_per_mtok": 2.5, "on": day, "source": f"a list, on {day}"}
+        return dataclasses.replace(example.run(), prices=[price])
+
+    days = [keep(on(day), tmp_path / f"{day}.json") for day in ("2026-11-26", "2026-11-27")]
+    assert compare.main(days) == 0
+    text, record = outcome(capsys)
+    assert set(verdicts(record).values()) <= {SAME, "no interval"} and "prices" not in text
+
+
 def test_other_hardware_is_warned_of_and_an_architecture_that_is_missing_named(
     before: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
