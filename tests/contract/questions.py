@@ -20,11 +20,11 @@ from models.types import Call, Completion, Deadline, Usage
 from serving.wire.assemble import assemble
 
 Fault = Literal["slow", "bad_parameter", "too_long"]
+FREE_WITHIN_S = 5.0
 
 
 class Subject(ABC):
     backend: Backend
-    free_within_s: float = 5.0  # of an answer that nobody waits for any more
 
     @abstractmethod
     def provoke(self, fault: Fault) -> dict[str, Any]:
@@ -157,6 +157,6 @@ async def _leaves(subject: Subject, ask: Callable[[dict[str, Any]], Awaitable[An
 
 
 async def _until_free(subject: Subject) -> None:
-    async with asyncio.timeout(subject.free_within_s):
+    async with asyncio.timeout(FREE_WITHIN_S):
         while await subject.running():
             await asyncio.sleep(0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -141,7 +142,6 @@ def _listens(port: int) -> bool:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, frontier: int) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    port = free_port()
     prepared = ROOT / ".farthing" / "models" / "embedded"
     engine: dict[str, Any] = {"kind": "engine", "profile": "embedded"}
     if prepared.is_dir():
@@ -153,7 +153,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, frontier: int) -> Iterator
         "key_env": "TEST_API_KEY",
     }
     config = {
-        "listen": {"port": port},
+        "listen": {"port": free_port()},
         "state_dir": str(folder / "state"),
         "tiers": [{"name": "small", "backends": [engine]}, {"name": "frontier", "backends": [hosted]}],
         "gateway": {"replicas": 2},
@@ -163,17 +163,22 @@ def service(tmp_path_factory: pytest.TempPathFactory, frontier: int) -> Iterator
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    log = folder / "service.log"
+    with serving(path, TEST_API_KEY=SECRET) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(path: Path, **environ: str) -> Iterator[Service]:
+    """The service of a configuration with port and state folder of its own, ready; ended as an operator ends it."""
+    config = yaml.safe_load(path.read_text())
+    log = path.with_suffix(".log")
     with log.open("w") as out:
+        command = [sys.executable, "-m", "serving", "run", "--config", str(path)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "serving", "run", "--config", str(path)],
-            cwd=ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "TEST_API_KEY": SECRET},
+            command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environ}
         )
-    running = Service(f"http://127.0.0.1:{port}", process, path, folder / "state", log)
+    url = f"http://127.0.0.1:{config['listen']['port']}"
+    running = Service(url, process, path, Path(config["state_dir"]), log)
     try:
         until(lambda: "ready http" in log.read_text() or process.poll() is not None, START_LIMIT_S, "ready")
         assert process.poll() is None, log.read_text()

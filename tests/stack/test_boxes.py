@@ -22,7 +22,7 @@ import yaml
 from tests.cluster.fake_boxes import FakeBoxes
 from tests.cluster.fake_vast import KEY, FakeVast, offer
 from tests.cluster.load import Load, outcomes
-from tests.stack.conftest import ROOT, START_LIMIT_S, Service, free_port, until
+from tests.stack.conftest import ROOT, Service, free_port, serving, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 CALLERS = 6
@@ -69,24 +69,6 @@ def config(cluster: Path) -> Path:
     path = folder / "boxes.yaml"
     path.write_text(yaml.safe_dump(shipped))
     return path
-
-
-@contextlib.contextmanager
-def serving(config: Path) -> Iterator[Service]:
-    listen = yaml.safe_load(config.read_text())["listen"]
-    log = config.with_suffix(".log")
-    with log.open("w") as out:
-        command = [sys.executable, "-m", "serving", "run", "--config", str(config)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, text=True)
-    running = Service(f"http://127.0.0.1:{listen['port']}", process, config, config.parent / "service", log)
-    try:
-        until(lambda: "ready http" in log.read_text() or process.poll() is not None, START_LIMIT_S, "ready")
-        assert process.poll() is None, log.read_text()
-        yield running
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(90)
 
 
 def command(*args: str) -> subprocess.Popen[bytes]:

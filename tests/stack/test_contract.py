@@ -18,8 +18,6 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
 
 class Vllm(Subject):
-    free_within_s = 20.0  # the step it is in is done first, which takes seconds beside other work
-
     def __init__(self, service: Service, backend: EngineBackend) -> None:
         self.backend, self._service = backend, service
 
