@@ -172,9 +172,9 @@ async def test_a_client_that_leaves_ends_the_trial(setup: Setup, seen: Seen) -> 
 
 
 async def test_the_deadline_counts_in_the_trial(setup: Setup, seen: Seen) -> None:
-    small(setup, Step(SECRET, logprob=UNSURE, word_s=0.3))
+    small(setup, Step(SECRET, logprob=UNSURE, word_s=1))
     async with running(setup) as service:
-        response, answer = await service.ask(farthing={"deadline_ms": 500})
+        response, answer = await service.ask(farthing={"deadline_ms": 2_000})
         assert response.status == 504 and answer["error"]["code"] == "deadline_exceeded"
         row = await one_row(service)
         assert (row["status"], row["route"]) == ("timed_out", "small") and row["cost_nusd"] > 0

@@ -140,7 +140,7 @@ async def test_an_answer_is_not_carried_on_by_another_model(setup: Setup) -> Non
 async def test_a_deadline_that_passes_before_another_goes_on_is_told_as_such(setup: Setup) -> None:
     arrange(setup, BREAKS, Step(WHOLE, delay_s=60))
     async with running(setup) as service:
-        _, body = await service.stream("x", farthing={"deadline_ms": 1_000})
+        _, body = await service.stream("x", farthing={"deadline_ms": 3_000})
         row = await one(service)
     assert text(body) == "a farthing is a" and events(body)[-1]["error"]["code"] == "deadline_exceeded"
     assert (row["status"], row["error_code"]) == ("timed_out", "deadline_exceeded")
