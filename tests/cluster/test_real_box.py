@@ -20,7 +20,7 @@ from tests.cluster.conftest import written
 from tests.cluster.fake_vast import FakeVast, offer
 from tests.cluster.real_boxes import RealBoxes
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

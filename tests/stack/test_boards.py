@@ -21,7 +21,7 @@ from tests.stack.scripted_frontier import BREAK
 
 pytestmark = [
     pytest.mark.stack,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed"),
 ]
 NOT_HERE = (

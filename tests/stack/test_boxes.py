@@ -24,7 +24,7 @@ from tests.cluster.fake_vast import KEY, FakeVast, offer
 from tests.cluster.load import Load, outcomes
 from tests.stack.conftest import ROOT, Service, free_port, serving, until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 CALLERS = 6
 
 

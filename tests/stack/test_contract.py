@@ -14,7 +14,7 @@ from models.upstream.openai import make_session
 from tests.contract.questions import QUESTIONS, Fault, Subject
 from tests.stack.conftest import Service
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 
 class Vllm(Subject):

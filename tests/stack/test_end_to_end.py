@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.stack.conftest import ROOT, SECRET, Service, still, until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 HARD = "Prove step by step that sqrt(2) is irrational. You must give at least two proofs."
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.stack.conftest import Service, still, until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 CLIENTS = 20
 
 

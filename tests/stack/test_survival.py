@@ -17,7 +17,7 @@ import pytest
 
 from tests.stack.conftest import ROOT, Service, still, until
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 
 async def load(service: Service, count: int, model: str, during: Any) -> tuple[Counter[int], list[str]]:
