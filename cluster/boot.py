@@ -39,6 +39,18 @@ stuck "the bootstrap ended with status $?"
 """
 
 
+def image_gaps(config: ClusterConfig) -> list[str]:
+    """Why no box of this file could ever boot."""
+    gaps = []
+    if config.image.source is None and "nvidia/cuda" in config.image.name:
+        gaps.append(
+            "image.source: a stock CUDA image holds no Farthing; name a tarball {url, sha256} or your own image"
+        )
+    if len(script(config)) > SCRIPT_LIMIT:
+        gaps.append(f"image: the start script is over the provider's {SCRIPT_LIMIT} characters")
+    return gaps
+
+
 def script(config: ClusterConfig) -> str:
     return (LOADER + (FETCH if config.image.source else "") + RUN).replace("{code}", CODE)
 

@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from cluster.boot import image_gaps
 from cluster.box_client import NotAdmitted, NotReachable
 from cluster.config import ClusterConfig
 from cluster.deck import Deck, Tell
@@ -32,6 +33,7 @@ from cluster.offers import check_gpu_names, profile_of
 from cluster.state import Rental, Store, only_one
 from cluster.vastai import VastClient, read_key
 from cluster.vault import Vault
+from models.errors import ConfigError
 
 PROVIDER_FAILURES = 10  # in a row, until `up` gives up; what is rented stays in the state and is found again
 LOCK_WAIT_S = 300.0  # the longest look of `watch` is at a box that hangs while it is measured: four minutes
@@ -52,6 +54,7 @@ def open_deck(config: ClusterConfig, tell: Tell) -> Deck:
 
 def up(deck: Deck) -> None:
     """Until every slot serves. Raises what stands in the way, once the boxes that can be brought up serve."""
+    _check_image(deck.config)
     with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
         deck.store.reload()
         deck.store.state.closed, deck.store.state.pause_until_s = False, 0.0
@@ -95,6 +98,7 @@ def upgrade(deck: Deck) -> None:
 
     With one box its tier is empty meanwhile, and the gateway's next tier answers.
     """
+    _check_image(deck.config)
     with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
         deck.store.reload()
         deck.store.state.pause_until_s = 0.0
@@ -135,6 +139,12 @@ def _until_complete(fleet: Fleet) -> None:
         threading.Event().wait(deck.config.timing.poll_s)
 
 
+def _check_image(config: ClusterConfig) -> None:
+    """A box without the code would bill until its time to boot is over, and so would the next. Raises ConfigError."""
+    if gaps := image_gaps(config):
+        raise ConfigError("; ".join(gaps), param="image")
+
+
 def _check_account(deck: Deck) -> None:
     credit = deck.client.credit_usd()
     if abs(deck.client.skew_s) > SKEW_TOLD_S:
@@ -153,6 +163,8 @@ class Watcher:
     _alarmed_s: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
+        """Raises ConfigError for a file whose boxes could never boot."""
+        _check_image(self.deck.config)
         said = ""
         while not self.stop.is_set():
             trouble = self._look()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.boot import SCRIPT_LIMIT, script
+from cluster.boot import image_gaps
 from cluster.config import ClusterConfig
 from cluster.deck import Deck
 from cluster.offers import Candidate, query, rank, why_none
@@ -72,12 +72,7 @@ def _missing(deck: Deck, credit: float) -> list[str]:
     missing = []
     if credit <= 0:
         missing.append("credit: the account is empty")
-    if config.image.source is None and "nvidia/cuda" in config.image.name:
-        missing.append(
-            "image.source: a stock CUDA image holds no Farthing; name a tarball {url, sha256} or your own image"
-        )
-    if len(script(config)) > SCRIPT_LIMIT:
-        missing.append(f"image: the start script is over the provider's {SCRIPT_LIMIT} characters")
+    missing += image_gaps(config)
     if deck.profile.architecture is None:
         missing.append(f"profile {config.profile}: its size is not known here, so what it fits cannot be computed")
     return missing
