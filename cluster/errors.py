@@ -15,6 +15,7 @@ ClusterError
 ├── BoxFailed                a box did not become a member; `blame` says whether its machine should be avoided
 ├── StillBilling             `down` could not prove that nothing is left
 ├── StateBroken              the state file cannot be read
+├── NeverUp                  there is no state file, so `watch` has nothing to keep
 └── Busy                     another process works on the cluster
 """
 
@@ -85,6 +86,10 @@ class StillBilling(ClusterError):
 
 class StateBroken(ClusterError):
     code = "state_broken"
+
+
+class NeverUp(ClusterError):
+    code = "never_up"
 
 
 class Busy(ClusterError):

@@ -20,9 +20,11 @@ from cluster.errors import (
     BudgetReached,
     Busy,
     ClusterError,
+    NeverUp,
     NoCredit,
     NothingWithin,
     ProviderDown,
+    ProviderError,
     SearchQuota,
     StillBilling,
 )
@@ -163,8 +165,10 @@ class Watcher:
     _alarmed_s: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Raises ConfigError for a file whose boxes could never boot."""
+        """Raises ConfigError for a file whose boxes could never boot, NeverUp where no `up` was run."""
         _check_image(self.deck.config)
+        if not self.deck.store.exists:
+            raise _never_up(self.deck)
         said = ""
         while not self.stop.is_set():
             trouble = self._look()
@@ -186,6 +190,8 @@ class Watcher:
         deck = self.deck
         try:
             with only_one(deck.config.folder):
+                if not deck.store.exists:
+                    return _never_up(deck)
                 deck.store.reload()
                 deck.vault.prepare(deck.config.name)
                 listed = Fleet(deck, closing=deck.store.state.closed).tick()
@@ -196,6 +202,18 @@ class Watcher:
         except ClusterError as error:
             return error
         return None
+
+
+def _never_up(deck: Deck) -> NeverUp:
+    """Without a state every box of the name is a stranger's: from a wrong folder, `watch` would end what serves."""
+    try:
+        labels = [i.label for i in deck.client.instances() if i.label.startswith(deck.config.label_prefix)]
+    except ProviderError:
+        labels = []
+    bills = f" Meanwhile {len(labels)} boxes of this name bill; `down` ends them" if labels else ""
+    return NeverUp(
+        f"no `up` was run in {deck.config.folder.resolve()}: run it first, or watch where it was run.{bills}"
+    )
 
 
 def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:

@@ -126,6 +126,10 @@ class Store:
         self._file = folder / "state.json"
         self.state = self._read()
 
+    @property
+    def exists(self) -> bool:
+        return self._file.exists()
+
     def reload(self) -> None:
         """What another process may have written since. To be called once the lock is held."""
         self.state = self._read()
