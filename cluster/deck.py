@@ -45,8 +45,9 @@ class Deck:
         self.tell(f"slot {rental.slot}: {reason}")
 
     def failed(self, rental: Rental, reason: str) -> None:
-        """A box that did not come up, or not well enough: its machine is avoided for a day."""
-        self.store.state.failures += 1
+        """A box that did not come up, or not well enough, or is dead: its machine is avoided for a day."""
+        if not rental.serves:  # one that did come up says nothing of those to come
+            self.store.state.failures += 1
         self.end(rental, reason, "network")
 
     def raise_alarm(self, event: Event, text: str, rental: Rental | None = None) -> None:

@@ -32,7 +32,7 @@ from cluster.exposition import Exposition, render, samples
 from cluster.fleet import Fleet
 from cluster.keeping import rotate, up_since_before
 from cluster.offers import check_gpu_names, profile_of
-from cluster.state import Rental, Store, only_one
+from cluster.state import WATCH_LOCK, Rental, Store, only_one
 from cluster.vastai import VastClient, read_key
 from cluster.vault import Vault
 from models.errors import ConfigError
@@ -165,10 +165,14 @@ class Watcher:
     _alarmed_s: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Raises ConfigError for a file whose boxes could never boot, NeverUp where no `up` was run."""
+        """Raises ConfigError for a file whose boxes could never boot, NeverUp without an `up`, Busy beside another."""
         _check_image(self.deck.config)
         if not self.deck.store.exists:
             raise _never_up(self.deck)
+        with only_one(self.deck.config.folder, name=WATCH_LOCK):
+            self._keep()
+
+    def _keep(self) -> None:
         said = ""
         while not self.stop.is_set():
             trouble = self._look()

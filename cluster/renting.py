@@ -43,6 +43,7 @@ def void(deck: Deck, rental: Rental, reason: str) -> None:
 
 def rent(deck: Deck, slot: int) -> None:
     """Rent for an empty slot. Raises NothingWithin, BudgetReached, ProviderErrors other than ProviderDown."""
+    check_budget(deck, 0.0)  # before a search is spent on it
     for candidate in _candidates(deck)[:TRIES]:
         check_budget(deck, candidate.usd_per_hour)
         if _rent(deck, slot, candidate):

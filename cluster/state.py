@@ -26,6 +26,7 @@ Phase = Literal["intent", "rented", "joined", "ready", "leaving", "ending", "end
 serves; leaving: out of the pool, finishing its requests; ending: must be destroyed; ended: the provider no longer knows
 it."""
 DAYS_KEPT = 90
+WATCH_LOCK = "watch.lock"  # held for as long as a `watch` runs, the other one for each of its looks
 WAIT_TOLD_S = 1.0  # for a lock; a look at healthy boxes takes less
 
 
@@ -169,17 +170,20 @@ def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 @contextmanager
-def only_one(folder: Path, wait_s: float = 0.0, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the cluster's lock. Says for whom it waits; raises Busy when another process keeps it beyond `wait_s`."""
+def only_one(
+    folder: Path, wait_s: float = 0.0, tell: Callable[[str], None] = lambda _: None, name: str = "lock"
+) -> Iterator[None]:
+    """Hold a lock of the cluster. Says for whom it waits; raises Busy when another process keeps it beyond `wait_s`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    doing = "watches this cluster already" if name == WATCH_LOCK else "is working on this cluster"
     began_s, told = time.monotonic(), False
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
+    with (folder / name).open("a+", encoding="utf-8") as file:
         while not _locked(file):
             waited_s = time.monotonic() - began_s
             if waited_s >= wait_s:
-                raise Busy(f"{_holder(file)} is working on this cluster; wait for it or stop it")
+                raise Busy(f"{_holder(file)} {doing}; wait for it or stop it")
             if waited_s >= WAIT_TOLD_S and not told:
-                tell(f"waiting for {_holder(file)}, which is working on this cluster, {wait_s:.0f} s at most")
+                tell(f"waiting for {_holder(file)}, which {doing}, {wait_s:.0f} s at most")
                 told = True
             time.sleep(0.1)
         file.truncate(0)

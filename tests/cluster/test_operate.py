@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from cluster import operate
 from cluster.__main__ import main
 from cluster.config import load
-from cluster.errors import NeverUp
+from cluster.errors import BudgetReached, Busy, NeverUp, Refused
+from cluster.fleet import Fleet
+from cluster.state import Rental, Store, day_of
 from tests.cluster.conftest import written
-from tests.cluster.fake_vast import FakeVast
+from tests.cluster.fake_vast import FakeVast, Reply
 
 DONE, UNDONE = 0, 2
 
@@ -52,3 +55,79 @@ def test_watch_leaves_the_boxes_alone_when_the_state_is_moved_away(
     (tmp_path / "state" / "test" / "state.json").unlink()
     trouble = operate.Watcher(deck, threading.Event())._look()
     assert isinstance(trouble, NeverUp) and len(fake.standing()) == 1 == len(fake.contracts)
+
+
+def test_an_intent_beyond_the_slots_that_are_wanted_does_not_hold_up_for_ever(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path
+) -> None:
+    """Killed between intent and rental; then fewer boxes are wanted."""
+    document["timing"]["settle_s"] = 5
+    file = written(document, tmp_path)
+    assert main(["up", str(file)]) == DONE
+    deck = operate.open_deck(load(file), print)
+    now_s = deck.now_s()
+    intent = {"since_s": now_s, "created_s": now_s, "accrued_until_s": now_s, "expected_usd_per_hour": 0.4}
+    deck.store.state.rentals.append(
+        Rental(label="farthing:test:1:abc", slot=1, offer_id=2, machine_id=2, gpu="RTX 4090", **intent)
+    )
+    deck.store.save()
+    assert main(["up", str(file)]) == DONE
+    assert [r.phase for r in Store(deck.config.folder).state.live] == ["ready"]
+    assert main(["down", str(file)]) == DONE
+
+
+def test_a_refused_rental_is_not_asked_for_at_every_look(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path
+) -> None:
+    def on_call(verb: str, path: str, at: str) -> None:
+        if "/asks/" in path and at == "before":
+            raise Reply(400, {"success": False, "error": "invalid_args", "msg": "no such image"})
+
+    fake.on_call = on_call
+    deck = operate.open_deck(load(written(document, tmp_path)), print)
+    with pytest.raises(Refused, match="no such image"):
+        operate.up(deck)
+    for _ in range(5):
+        Fleet(deck).tick()
+    assert fake.searches == 1 == len(deck.store.state.rentals)
+
+
+def test_a_spent_budget_costs_no_searches(fake: FakeVast, document: dict[str, Any], tmp_path: Path) -> None:
+    deck = operate.open_deck(load(written(document, tmp_path)), print)
+    deck.store.state.spent_usd_by_day[day_of(deck.now_s())] = 40.01
+    with pytest.raises(BudgetReached):
+        Fleet(deck).tick()
+    assert fake.searches == 0
+
+
+def test_boxes_that_served_and_are_lost_are_replaced_without_a_pause(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path
+) -> None:
+    """Three at once are no sign that new ones do not come up."""
+    deck = operate.open_deck(load(written({**document, "boxes": 3}, tmp_path)), print)
+    operate.up(deck)
+    lost = [c.id for c in fake.standing()]
+    for contract in lost:
+        fake.lose(contract)
+    until_s = time.monotonic() + 40
+    while sum(r.serves for r in deck.store.state.live) < 3 or {c.id for c in fake.standing()} & set(lost):
+        assert time.monotonic() < until_s
+        Fleet(deck).tick()
+
+
+def test_a_second_watch_is_refused(fake: FakeVast, document: dict[str, Any], tmp_path: Path) -> None:
+    """With files that differ, one would rent what the other ends."""
+    file = written(document, tmp_path)
+    assert main(["up", str(file)]) == DONE
+    stop = threading.Event()
+    first = operate.Watcher(operate.open_deck(load(file), print), stop)
+    thread = threading.Thread(target=first.run)
+    thread.start()
+    try:
+        time.sleep(0.2)
+        with pytest.raises(Busy, match="watches this cluster already"):
+            operate.Watcher(operate.open_deck(load(file), print), stop).run()
+    finally:
+        stop.set()
+        thread.join(20)
+    assert main(["down", str(file)]) == DONE
