@@ -7,19 +7,28 @@ done, with the reason; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from cluster import commands
+from cluster.errors import ClusterError
 from models.errors import FarthingError
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()
+        return status
     except FarthingError as error:
         return commands.fail(error, as_json=args.json)
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return commands.fail(ClusterError(f"this machine: {error}"), as_json=args.json)
     except KeyboardInterrupt:
         print(
             "\ninterrupted. Boxes that were rented go on billing: python -m cluster down FILE ends them",

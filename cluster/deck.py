@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cluster.alarms import Alarm, Event, silent
 from cluster.box_client import Address
 from cluster.config import ClusterConfig
+from cluster.errors import NotWritten
 from cluster.members import FILE, Member, publish
 from cluster.state import Rental, Store
 from cluster.vastai import VastClient
@@ -70,5 +71,10 @@ class Deck:
             for r in self.store.state.rentals
             if r.serves and r.unhealthy_since_s is None
         ]
-        if publish(self.config.folder / FILE, members, self.now_s()):
+        try:
+            written = publish(self.config.folder / FILE, members, self.now_s())
+        except NotWritten as error:  # a box that must go does so all the same; the gateway's breakers see it
+            self.store.unwritten = error.message
+            return
+        if written:
             self.tell(f"members: {len(members)} serving")

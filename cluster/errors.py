@@ -15,6 +15,7 @@ ClusterError
 ├── BoxFailed                a box did not become a member; `blame` says whether its machine should be avoided
 ├── StillBilling             `down` could not prove that nothing is left
 ├── StateBroken              the state file cannot be read
+├── NotWritten               this machine's disk does not take what must be on it
 ├── NeverUp                  there is no state file, so `watch` has nothing to keep
 └── Busy                     another process works on the cluster
 """
@@ -86,6 +87,10 @@ class StillBilling(ClusterError):
 
 class StateBroken(ClusterError):
     code = "state_broken"
+
+
+class NotWritten(ClusterError):
+    code = "not_written"
 
 
 class NeverUp(ClusterError):

@@ -48,7 +48,7 @@ class Fleet:
         self._end_leaving()
         deck.store.state.forget_old(deck.now_s())
         deck.store.save()
-        if not self.closing:
+        if not self.closing and not deck.store.unwritten:
             self._fill()
         return listed
 

@@ -23,6 +23,7 @@ from cluster.errors import (
     NeverUp,
     NoCredit,
     NothingWithin,
+    NotWritten,
     ProviderDown,
     ProviderError,
     SearchQuota,
@@ -132,6 +133,8 @@ def _until_complete(fleet: Fleet) -> None:
                 raise
         except (NothingWithin, BudgetReached, SearchQuota, NoCredit, BoxFailed) as error:
             trouble = error
+        if deck.store.unwritten:
+            raise NotWritten(deck.store.unwritten)
         if fleet.complete:
             return
         if trouble is not None and all(rental.serves for rental in deck.store.state.live):
@@ -205,7 +208,9 @@ class Watcher:
             return None  # `up` or `down` is at work
         except ClusterError as error:
             return error
-        return None
+        except OSError as error:
+            return NotWritten(f"this machine: {error}")
+        return NotWritten(f"{deck.store.unwritten}; nothing is rented") if deck.store.unwritten else None
 
 
 def _never_up(deck: Deck) -> NeverUp:
@@ -249,6 +254,10 @@ def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:
         for contract in known:
             if deck.client.instance(contract) is not None:
                 raise StillBilling(f"contract {contract} still exists although no listing shows it; run down again")
+        if deck.store.unwritten:
+            raise NotWritten(
+                f"nothing bills, but {deck.store.unwritten}: run down again when there is room, or `watch` rents anew"
+            )
         return sorted(known)
 
 

@@ -96,7 +96,7 @@ def _rent(deck: Deck, slot: int, candidate: Candidate) -> bool:
     )
     token = deck.vault.new_join_token(rental.label)
     deck.store.state.rentals.append(rental)
-    deck.store.save()
+    deck.store.save_first()
     env = environment(deck.config, rental.label, rental.server_name, token)
     try:
         rental.contract_id = deck.client.rent(offer.offer_id, rent_body(deck.config, candidate, rental.label, env))

@@ -1,4 +1,5 @@
 """What this controller has rented: one file, mode 0600, replaced atomically, written before each step that spends.
+What does not spend goes on when the disk is full: a label suffices to end a box.
 
 A rental is recorded as an intent with its label before the provider is asked, so that a crash at any step leaves either
 nothing or a label to look for. No secrets in it: keys lie in files of their own beside it (`vault.py`). One process at
@@ -7,19 +8,19 @@ a time works on a cluster (a lock that the kernel drops with its holder). Knows 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import Busy, StateBroken
+from cluster.errors import Busy, NotWritten, StateBroken
 
 Phase = Literal["intent", "rented", "joined", "ready", "leaving", "ending", "ended"]
 """intent: about to be rented; rented: it has a contract; joined: its TLS port answered and took its key; ready: it
@@ -121,10 +122,11 @@ class State(BaseModel):
 
 
 class Store:
-    """The state's file. `save` returns once it is on the disk."""
+    """The state's file. `unwritten` says why the last `save` did not reach the disk, while that is so."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "state.json"
+        self.unwritten = ""
         self.state = self._read()
 
     @property
@@ -147,29 +149,45 @@ class Store:
             ) from error
 
     def save(self) -> None:
+        """Of what a label and another look would bring back; does not raise."""
+        try:
+            self.save_first()
+        except NotWritten as error:
+            self.unwritten = error.message
+
+    def save_first(self) -> None:
+        """Of what must be on the disk before the next step, which spends. Raises NotWritten."""
         write_private(self._file, self.state.model_dump_json(indent=1).encode())
+        self.unwritten = ""
 
 
 def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """The file is whole, old or new, whatever happens, and on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """The file is whole, old or new, whatever happens, and on the disk when this returns. Raises NotWritten."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        os.fchmod(descriptor, mode)
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(draft, "wb", opener=lambda name, how: os.open(name, how, mode)) as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise NotWritten(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def only_one(
     folder: Path, wait_s: float = 0.0, tell: Callable[[str], None] = lambda _: None, name: str = "lock"
 ) -> Iterator[None]:
@@ -186,9 +204,9 @@ def only_one(
                 tell(f"waiting for {_holder(file)}, which {doing}, {wait_s:.0f} s at most")
                 told = True
             time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: others wait for `?` then
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 
