@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from cluster.deck import Deck
 from cluster.errors import BoxFailed, BudgetReached, NoCredit, NothingWithin, ProviderError, Refused, SearchQuota
 from cluster.keeping import advance, unwell
-from cluster.renting import EPSILON_USD, rate_usd_per_hour, rent, settle_intents
+from cluster.offers import EPSILON_USD
+from cluster.renting import rate_usd_per_hour, rent, settle_intents
 from cluster.state import Phase, Rental
 from cluster.vast_types import Instance
 

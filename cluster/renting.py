@@ -16,7 +16,6 @@ from cluster.state import Rental, new_label
 from cluster.vast_types import Instance
 
 TRIES = 5  # offers asked for in one go: they go fast, and each search counts
-EPSILON_USD = 1e-6
 
 
 def settle_intents(deck: Deck, instances: Iterable[Instance]) -> None:

@@ -7,6 +7,7 @@ dropped, so that a field added there changes nothing here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,30 +46,33 @@ class Offer:
 
     @classmethod
     def read(cls, raw: Json) -> Offer:
+        """Raises ValueError for a price or a size that cannot be one: such an offer is nobody's bargain."""
+        if not (price := _amount(raw["dph_total"])):
+            raise ValueError("an offer without a price")
         return cls(
             offer_id=int(raw["id"]),
             machine_id=int(raw["machine_id"]),
             host_id=int(raw.get("host_id") or 0),
             gpu_name=str(raw["gpu_name"]),
             num_gpus=int(raw.get("num_gpus") or 1),
-            gpu_ram_mb=float(raw["gpu_ram"]),
+            gpu_ram_mb=_amount(raw["gpu_ram"]),
             compute_cap=int(raw.get("compute_cap") or 0),
-            cuda_max=float(raw.get("cuda_max_good") or 0),
+            cuda_max=_amount(raw.get("cuda_max_good")),
             driver=str(raw.get("driver_version") or ""),
-            usd_per_hour=float(raw["dph_total"]),
-            gpu_usd_per_hour=float(raw.get("dph_base") or raw["dph_total"]),
-            min_bid_usd_per_hour=float(raw.get("min_bid") or 0),
-            storage_usd_per_gb_month=float(raw.get("storage_cost") or 0),
-            down_usd_per_gb=float(raw.get("inet_down_cost") or 0),
-            up_usd_per_gb=float(raw.get("inet_up_cost") or 0),
-            down_mbps=float(raw.get("inet_down") or 0),
-            reliability=float(raw.get("reliability2") or 0),
+            usd_per_hour=price,
+            gpu_usd_per_hour=_amount(raw.get("dph_base")) or price,
+            min_bid_usd_per_hour=_amount(raw.get("min_bid")),
+            storage_usd_per_gb_month=_amount(raw.get("storage_cost")),
+            down_usd_per_gb=_amount(raw.get("inet_down_cost")),
+            up_usd_per_gb=_amount(raw.get("inet_up_cost")),
+            down_mbps=_amount(raw.get("inet_down")),
+            reliability=_amount(raw.get("reliability2")),
             direct_ports=int(raw.get("direct_port_count") or 0),
             memory_gb_per_s=_positive(raw.get("gpu_mem_bw")),
             tflops=_positive(raw.get("total_flops")),
             place=str(raw.get("geolocation") or ""),
             datacenter=raw.get("hosting_type") in (1, "1", "datacenter") or bool(raw.get("datacenter")),
-            seconds_left=float(raw.get("duration") or 0),
+            seconds_left=_amount(raw.get("duration")),
         )
 
     def disk_usd_per_hour(self, disk_gb: int) -> float:
@@ -111,18 +115,18 @@ class Instance:
             status_msg=str(raw.get("status_msg") or "").strip(),
             current=str(raw.get("cur_state") or ""),
             intended=str(raw.get("intended_status") or ""),
-            usd_per_hour=float(raw.get("dph_total") or 0),
+            usd_per_hour=_positive(raw.get("dph_total")) or 0.0,
             is_bid=bool(raw.get("is_bid")),
-            disk_gb=float(raw.get("disk_space") or 0),
-            storage_usd_per_gb_month=float(raw.get("storage_cost") or 0),
+            disk_gb=_positive(raw.get("disk_space")) or 0.0,
+            storage_usd_per_gb_month=_positive(raw.get("storage_cost")) or 0.0,
             host=str(raw.get("public_ipaddr") or "").strip(),  # has been seen with a newline
             ports=_ports(raw.get("ports")),
             ssh_host=str(raw.get("ssh_host") or "").strip(),
             ssh_port=int(raw.get("ssh_port") or 0),
-            start_at_s=float(raw.get("start_date") or 0),
+            start_at_s=_positive(raw.get("start_date")) or 0.0,
             end_at_s=_positive(raw.get("end_date")),
-            gpu_util=raw.get("gpu_util"),
-            gpu_temp=raw.get("gpu_temp"),
+            gpu_util=_number(raw.get("gpu_util")),
+            gpu_temp=_number(raw.get("gpu_temp")),
         )
 
     @property
@@ -190,5 +194,18 @@ def _ports(raw: Any) -> dict[str, int]:
     return {name: int(maps[0]["HostPort"]) for name, maps in raw.items() if maps and maps[0].get("HostPort")}
 
 
+def _amount(raw: Any) -> float:
+    """Nothing is 0. Raises ValueError for what is negative, endless or no number."""
+    value = float(raw or 0)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{raw!r} is no amount")
+    return value
+
+
 def _positive(raw: Any) -> float | None:
-    return float(raw) if isinstance(raw, int | float) and raw > 0 else None
+    value = _number(raw)
+    return value if value is not None and value > 0 else None
+
+
+def _number(raw: Any) -> float | None:
+    return float(raw) if isinstance(raw, int | float) and math.isfinite(raw) else None
