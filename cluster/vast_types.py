@@ -7,12 +7,12 @@ dropped, so that a field added there changes nothing here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 HOURS_PER_MONTH = 30 * 24
+ENDLESS = 1e15  # beyond any size, price or time there is
 Json = Mapping[str, Any]
 
 
@@ -197,7 +197,7 @@ def _ports(raw: Any) -> dict[str, int]:
 def _amount(raw: Any) -> float:
     """Nothing is 0. Raises ValueError for what is negative, endless or no number."""
     value = float(raw or 0)
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value < ENDLESS:
         raise ValueError(f"{raw!r} is no amount")
     return value
 
@@ -208,4 +208,4 @@ def _positive(raw: Any) -> float | None:
 
 
 def _number(raw: Any) -> float | None:
-    return float(raw) if isinstance(raw, int | float) and math.isfinite(raw) else None
+    return float(raw) if isinstance(raw, int | float) and -ENDLESS < raw < ENDLESS else None
