@@ -121,7 +121,7 @@ def up(args: argparse.Namespace) -> int:
         print(f"slot {rental.slot}: {address.url}/v1  {rental.gpu}, {rental.tokens_per_s or 0:.0f} tokens/s")
     first = next(iter(deck.store.state.live))
     vault, address = deck.vault, deck.address(first)
-    body = json.dumps({"model": deck.profile.name, "messages": [{"role": "user", "content": "What is a farthing?"}]})
+    body = json.dumps({"model": deck.model(first), "messages": [{"role": "user", "content": "What is a farthing?"}]})
     print(f"members file for the gateway: {members}")
     print(
         f"try:  curl -s --cacert {vault.ca_file} {address.url}/v1/chat/completions -H 'content-type: application/json' "
@@ -343,6 +343,7 @@ def _box(rental: Rental, instance: Instance | None) -> dict[str, Any]:
         "slot": rental.slot,
         "phase": rental.phase,
         "gpu": rental.gpu,
+        "profile": rental.profile,
         "contract_id": rental.contract_id,
         "address": f"{rental.host}:{rental.port}" if rental.port else None,
         "usd_per_hour": round(rental.billed_usd_per_hour, 4),

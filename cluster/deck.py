@@ -36,6 +36,10 @@ class Deck:
     def address(self, rental: Rental) -> Address:
         return Address(rental.host, rental.port, rental.server_name)
 
+    def model(self, rental: Rental) -> str:
+        """What the box answers to: it was rented for that, whatever the file names by now."""
+        return rental.profile or self.profile.name
+
     def end(self, rental: Rental, reason: str, avoid: str = "") -> None:
         """It must go. Saved at once: a crash from here on still destroys it."""
         state, now_s = self.store.state, self.now_s()
@@ -64,7 +68,7 @@ class Deck:
         members = [
             Member(
                 url=f"{self.address(r).url}/v1",
-                model=self.profile.name,
+                model=self.model(r),
                 key_file=str(self.vault.key_file(r.label).resolve()),
                 ca_file=str(self.vault.ca_file.resolve()),
             )

@@ -89,7 +89,7 @@ def _measure(deck: Deck, rental: Rental) -> None:
     """Warm it up, and see that it is as fast as its GPU promises: a throttled or shared card costs the same."""
     wanted = deck.config.speed
     try:
-        rental.tokens_per_s = _client(deck, rental).measure(deck.profile.name, wanted.requests, wanted.output_tokens)
+        rental.tokens_per_s = _client(deck, rental).measure(deck.model(rental), wanted.requests, wanted.output_tokens)
     except (NotReachable, NotAdmitted) as error:
         raise BoxFailed(f"test requests failed: {type(error).__name__}") from error
     least = (rental.expected_tokens_per_s or 0.0) * wanted.min_share

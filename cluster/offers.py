@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.config import ClusterConfig, Workload
@@ -22,7 +23,7 @@ from cluster.vast_types import Offer
 from models.errors import ConfigError
 from models.local.fit import fit
 from models.local.gpus import Gpu, gpu_named, known_name
-from models.local.profiles import Profile, resolve
+from models.local.profiles import Profile, catalogue, resolve
 
 EPSILON_USD = 1e-6  # a price at the cap is within it, whatever its sum was rounded to
 CUDA = 13.0  # of the wheels in requirements/gpu.txt; consumer cards have no forward compatibility, so it is a minimum
@@ -212,6 +213,9 @@ def download_gb(profile: Profile) -> float:
 
 
 def profile_of(config: ClusterConfig) -> Profile:
+    """Raises ConfigError for what no box could fetch."""
+    if Path(config.profile).expanduser().is_dir() and config.profile not in catalogue():
+        raise ConfigError(f"profile: {config.profile} is a folder of this machine, which no box has", param="profile")
     return resolve(config.profile)
 
 

@@ -70,6 +70,8 @@ def up(deck: Deck) -> None:
         for rental in deck.store.state.live:
             if rental.label in served and rental.serves:
                 _renew(deck, rental)
+            if deck.model(rental) != deck.profile.name:
+                deck.tell(f"slot {rental.slot} was rented for {deck.model(rental)}, and stays; `upgrade` replaces it")
         deck.publish()
 
 

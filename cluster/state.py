@@ -44,6 +44,7 @@ class Rental(BaseModel):
     offer_id: int
     machine_id: int
     gpu: str
+    profile: str = ""  # empty in a state of before it was kept: the file's
     expected_usd_per_hour: float
     expected_tokens_per_s: float | None = None
     interruptible: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from cluster.errors import BudgetReached, Busy, NeverUp, Refused
 from cluster.fleet import Fleet
 from cluster.state import Rental, Store, day_of
 from tests.cluster.conftest import written
-from tests.cluster.fake_vast import FakeVast, Reply
+from tests.cluster.fake_vast import FakeVast, Reply, offer
 
 DONE, UNDONE = 0, 2
 
@@ -131,3 +132,45 @@ def test_a_second_watch_is_refused(fake: FakeVast, document: dict[str, Any], tmp
         stop.set()
         thread.join(20)
     assert main(["down", str(file)]) == DONE
+
+
+def test_an_edited_file_is_planned_and_then_done(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fewer boxes, a lower cap, another profile: the plan says what `up` ends and what stays until `upgrade`."""
+    assert main(["up", str(written({**document, "boxes": 3}, tmp_path))]) == DONE  # at $0.323, 0.333 and 0.343
+    edited = written({**document, "boxes": 2, "max_usd_per_hour": 0.33, "profile": "qwen3-8b-fp8"}, tmp_path)
+    fake.add(offer(20, usd=0.29))
+    capsys.readouterr()
+    assert main(["plan", str(edited)]) == 0
+    said = capsys.readouterr().out
+    assert "slot 2: `up` ends it: the file wants fewer boxes" in said
+    assert "slot 1: `up` ends it: $0.333/h is above the cap" in said
+    assert "slot 0 was rented for qwen3-8b-awq; `upgrade` replaces it" in said
+    assert "         20  RTX 4090" in said and "slot 0 stands" in said and "slot 1 stands" not in said
+    assert main(["up", str(edited)]) == DONE
+    assert models(tmp_path) == ["qwen3-8b-awq", "qwen3-8b-fp8"] and len(fake.standing()) == 2
+    fake.add(offer(21, usd=0.29))
+    assert main(["upgrade", str(edited)]) == DONE
+    assert models(tmp_path) == ["qwen3-8b-fp8"] * 2 and len(fake.standing()) == 2
+
+
+def test_the_plan_says_when_the_budget_would_not_let_it(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written({**document, "boxes": 3, "budget_usd_per_day": 0.7}, tmp_path)
+    assert main(["plan", str(file)]) == 1
+    assert "missing: budget_usd_per_day: $0.00 of $0.70" in capsys.readouterr().out
+    assert main(["up", str(file)]) == UNDONE and len(fake.standing()) == 2
+
+
+def models(folder: Path) -> list[str]:
+    members = json.loads((folder / "state" / "test" / "members.json").read_text())["members"]
+    return sorted(member["model"] for member in members)
+
+
+def test_a_folder_of_this_machine_is_no_profile_of_a_box(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", str(written({**document, "profile": str(tmp_path)}, tmp_path))]) == UNDONE
+    assert "folder of this machine" in capsys.readouterr().err and fake.contracts == {}
