@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import getpass
 import json
 import os
 import shlex
@@ -39,9 +40,11 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
+# not root: what it writes must be readable for the gateway, and for the other commands
+User={user}
 WorkingDirectory={root}
 EnvironmentFile=-{root}/.farthing/cluster.env
-ExecStart={python} -m cluster watch {file} --metrics-port 9105
+ExecStart={python} -m cluster watch {quoted} --metrics-port 9105
 Restart=always
 RestartSec=10
 # the account key and the boxes' keys are this user's alone
@@ -58,7 +61,8 @@ WantedBy=multi-user.target
 def fail(error: FarthingError, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": {"code": error.code, "message": error.message}}))
-    print(f"error: {error.message}", file=sys.stderr)
+    said = f"error: {error.message}"
+    print(json.dumps({"at": _clock(), "say": said}) if as_json else said, file=sys.stderr)
     return 2
 
 
@@ -285,8 +289,7 @@ def _serving(args: argparse.Namespace, deck: Deck) -> int:
 
 def watch(args: argparse.Namespace) -> int:
     if args.systemd:
-        root = Path.cwd()
-        print(SYSTEMD.format(file=args.file.resolve(), root=root, python=sys.executable), end="")
+        print(_unit(args.file.resolve(), Path.cwd()), end="")
         return 0
     deck = _deck(args)
     stop = threading.Event()
@@ -303,6 +306,17 @@ def watch(args: argparse.Namespace) -> int:
             if part is not None:
                 part.close()
     return 0
+
+
+def _unit(file: Path, root: Path) -> str:
+    def quoted(path: str) -> str:
+        """As one word of a command line: systemd reads quotes, backslashes, dollars and per cents in it."""
+        text = path.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%")
+        return f'"{text}"'
+
+    shown = {name: str(path).replace("%", "%%") for name, path in (("file", file), ("root", root))}
+    python, user = quoted(sys.executable), getpass.getuser()
+    return SYSTEMD.format(**shown, quoted=quoted(str(file)), python=python, user=user)
 
 
 def down(args: argparse.Namespace) -> int:
@@ -324,11 +338,14 @@ def _deck(args: argparse.Namespace) -> Deck:
 
 def _tell(args: argparse.Namespace) -> Any:
     def tell(text: str) -> None:
-        at = time.strftime("%H:%M:%S")
-        line = json.dumps({"at": at, "say": text}) if args.json else f"{at} {text}"
+        line = json.dumps({"at": _clock(), "say": text}) if args.json else f"{_clock()} {text}"
         print(line, file=sys.stderr, flush=True)
 
     return tell
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")
 
 
 def _contract(deck: Deck, slot: int) -> int:
