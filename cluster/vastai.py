@@ -94,14 +94,19 @@ class VastClient:
         )
         self._spacing, self._wait_s = spacing, wait_s
         self._last_s: dict[str, float] = {}
-        self.skew_s = 0.0  # the provider's clock less ours, from its latest answer
+        self._ahead_s = time.time() - time.monotonic()  # of the provider's clock, by its answers
 
     def close(self) -> None:
         self._http.close()
 
     def now_s(self) -> float:
-        """Unix time by the provider's clock, which is the one that bills."""
-        return time.time() + self.skew_s
+        """Unix time by the provider's clock, which is the one that bills. A clock that is set here does not move it."""
+        return time.monotonic() + self._ahead_s
+
+    @property
+    def skew_s(self) -> float:
+        """The provider's clock less ours."""
+        return self.now_s() - time.time()
 
     def credit_usd(self) -> float:
         user = self._safe("user", "GET", "/api/v0/users/current/")
@@ -253,8 +258,8 @@ class VastClient:
             theirs_s = parsedate_to_datetime(response.headers["date"]).timestamp()
         except (KeyError, ValueError):
             return
-        skew_s = theirs_s - time.time()
-        self.skew_s = skew_s if abs(skew_s) > 2.0 else 0.0  # the header counts whole seconds
+        if abs(theirs_s - self.now_s()) > 2.0:  # the header counts whole seconds
+            self._ahead_s = theirs_s - time.monotonic()
 
 
 def raise_for(response: httpx2.Response, what: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster import errors
+from cluster import errors, vastai
 from cluster.vastai import VastClient, read_key
 from models.errors import ConfigError
 from tests.cluster.fake_vast import KEY, Drop, FakeVast, Reply, offer
@@ -150,6 +151,19 @@ def test_the_providers_clock_is_learnt(fake: FakeVast, client: VastClient) -> No
     fake.skew_s = 86_400
     client.instances()
     assert client.skew_s == pytest.approx(86_400, abs=3)
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_here_moves_no_limit(
+    fake: FakeVast, client: VastClient, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    """In the middle of a look: a box would be too slow to boot, or an hour billed twice."""
+    client.instances()
+    before_s, real = client.now_s(), time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(vastai.time, "time", lambda: real() + step_s)
+        assert client.now_s() == pytest.approx(before_s, abs=30)
+        assert client.skew_s == pytest.approx(-step_s, abs=30)
 
 
 def test_the_key_comes_from_a_private_file_or_the_environment(tmp_path: Path) -> None:
