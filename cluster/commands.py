@@ -296,7 +296,6 @@ def watch(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     alarms = deck.config.alarms
-    deck.tell(f"watching '{deck.config.name}' every {deck.config.timing.poll_s:g} s; boxes stay when this stops")
     exposition = None if args.metrics_port is None else Exposition(args.metrics_port)
     webhook = None if alarms.url is None else Webhook(alarms.url, alarms.timeout_s, deck.tell)
     try:

@@ -109,6 +109,8 @@ def upgrade(deck: Deck) -> None:
         deck.store.state.pause_until_s = 0.0
         _check_account(deck)
         for rental in [r for r in deck.store.state.live if r.serves]:
+            if not rental.serves:
+                continue  # lost while another was replaced, and replaced itself
             rental.enter("leaving", deck.now_s(), "upgrade")
             deck.store.save()
             _until_complete(Fleet(deck))
@@ -178,14 +180,15 @@ class Watcher:
             self._keep()
 
     def _keep(self) -> None:
-        said = ""
+        config, said = self.deck.config, ""
+        self.deck.tell(f"watching '{config.name}' every {config.timing.poll_s:g} s; boxes stay when this stops")
         while not self.stop.is_set():
             trouble = self._look()
             if trouble is not None and trouble.message != said:
                 self.deck.tell(trouble.message)
                 self._alarm(trouble)
             said = "" if trouble is None else trouble.message
-            self.stop.wait(self.deck.config.timing.poll_s)
+            self.stop.wait(config.timing.poll_s)
 
     def _alarm(self, trouble: ClusterError) -> None:
         """Each kind once in a while: what cannot be had is tried again every few minutes, and fails again."""

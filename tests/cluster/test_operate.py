@@ -174,3 +174,21 @@ def test_a_folder_of_this_machine_is_no_profile_of_a_box(
 ) -> None:
     assert main(["up", str(written({**document, "profile": str(tmp_path)}, tmp_path))]) == UNDONE
     assert "folder of this machine" in capsys.readouterr().err and fake.contracts == {}
+
+
+def test_a_box_that_is_lost_during_an_upgrade_is_not_ended_twice(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    deck = operate.open_deck(load(written({**document, "boxes": 2}, tmp_path)), said.append)
+    operate.up(deck)
+    first, second = (c.id for c in fake.standing())
+
+    def on_call(verb: str, path: str, at: str) -> None:
+        if verb == "DELETE" and str(first) in path and at == "after":
+            fake.lose(second)
+
+    fake.on_call = on_call
+    operate.upgrade(deck)
+    assert len(fake.standing()) == 2 and len(fake.contracts) == 4
+    assert sum(f"contract {second} is gone" in text for text in said) == 1
