@@ -142,7 +142,7 @@ def min_gpu_ram_mb(profile: Profile) -> int:
             return 0
         if report.fits:
             return gib * 1024 - 512  # labels differ by a few hundred MB; `rank` asks again for each card
-    raise NothingWithin(f"{profile.name} fits no single card; python -m models fit {profile.name} shows the numbers")
+    raise NothingWithin(f"{profile.name} fits no single card; python -m models fit --gpu h100 shows the numbers")
 
 
 def speed_on(profile: Profile, offer: Offer) -> Speed | None:

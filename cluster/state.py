@@ -145,8 +145,8 @@ class Store:
             return State()
         except (OSError, ValidationError) as error:
             raise StateBroken(
-                f"cannot read {self._file} ({type(error).__name__}). `down` still finds every box by its label: move "
-                "the file away, then run down"
+                f"cannot read {self._file} ({_why(error)}). `down` still finds every box by its label: move the file "
+                "away, then run down; what was spent today is forgotten with it"
             ) from error
 
     def save(self) -> None:
@@ -160,6 +160,13 @@ class Store:
         """Of what must be on the disk before the next step, which spends. Raises NotWritten."""
         write_private(self._file, self.state.model_dump_json(indent=1).encode())
         self.unwritten = ""
+
+
+def _why(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'as a whole'}: {first['msg']}"
 
 
 def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:

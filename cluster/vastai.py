@@ -58,6 +58,7 @@ SPACING_S = {
 def read_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
     """The account key. Raises ConfigError when there is none, or when others could read its file."""
     if key_file is not None:
+        key_file = key_file.expanduser()
         try:
             mode = key_file.stat().st_mode
             if mode & (stat.S_IRWXG | stat.S_IRWXO):
