@@ -68,6 +68,8 @@ class Fleet:
                 return
         rental.missing_since_s = None
         rental.billed_usd_per_hour = instance.billed_usd_per_hour
+        if instance.running and not instance.usd_per_hour:  # nothing runs for nothing: its price could not be read
+            rental.billed_usd_per_hour = rental.expected_usd_per_hour
         if rental.phase in ("leaving", "ending"):
             return
         if self._fault(rental, instance):

@@ -192,3 +192,16 @@ def test_a_box_that_is_lost_during_an_upgrade_is_not_ended_twice(
     operate.upgrade(deck)
     assert len(fake.standing()) == 2 and len(fake.contracts) == 4
     assert sum(f"contract {second} is gone" in text for text in said) == 1
+
+
+@pytest.mark.parametrize("price", [float("nan"), -1.0, None])
+def test_a_box_whose_price_cannot_be_read_counts_at_the_one_it_was_rented_for(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, price: float | None
+) -> None:
+    deck = operate.open_deck(load(written(document, tmp_path)), print)
+    operate.up(deck)
+    real = fake._shown
+    monkeypatch.setattr(fake, "_shown", lambda contract: real(contract) | {"dph_total": price})
+    Fleet(deck).tick()
+    (rental,) = Store(deck.config.folder).state.live  # the file can be read again
+    assert rental.serves and rental.billed_usd_per_hour == pytest.approx(0.3225)
