@@ -198,7 +198,6 @@ def test_the_key_is_in_no_error_and_no_log(fake: FakeVast, caplog: pytest.LogCap
         {"dph_total": -0.4},
         {"dph_total": 0},
         {"dph_total": None},
-        {"dph_base": float("inf")},
         {"storage_cost": -9.0},
         {"inet_down_cost": "much"},
         {"machine_id": None},
