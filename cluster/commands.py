@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import getpass
 import json
@@ -22,7 +23,7 @@ from cluster import operate
 from cluster.alarms import Webhook
 from cluster.boot import TLS_PORT
 from cluster.deck import Deck
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, ProviderError
 from cluster.exposition import Exposition
 from cluster.members import FILE
 from cluster.offers import query, rank, why_none
@@ -144,7 +145,9 @@ def status(args: argparse.Namespace) -> int:
     live = deck.store.state.live
     boxes = [_box(r, listed.pop(r.contract_id or 0, None)) for r in live]
     strays = [{"contract_id": i.contract_id, "label": i.label, "usd_per_hour": i.usd_per_hour} for i in listed.values()]
-    rises = {p.contract_id: p.usd_per_hour for p in deck.client.price_increases()}
+    rises: dict[int | None, float] = {}
+    with contextlib.suppress(ProviderError):  # of the calls here the one that can be done without
+        rises = {p.contract_id: p.usd_per_hour for p in deck.client.price_increases()}
     for box in boxes:
         box["host_asks_usd_per_hour"] = rises.get(box["contract_id"])
     spent = deck.store.state.spent_today_usd(deck.now_s())

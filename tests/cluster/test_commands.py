@@ -11,7 +11,7 @@ import pytest
 
 from cluster.__main__ import main
 from tests.cluster.conftest import written
-from tests.cluster.fake_vast import FakeVast
+from tests.cluster.fake_vast import FakeVast, Reply
 
 UNDONE = 2
 
@@ -51,3 +51,17 @@ def test_with_json_every_line_of_both_streams_is_json(
     said = capsys.readouterr()
     assert json.loads(said.out)["error"]["code"] == "nothing_within_cap"
     assert [json.loads(line)["say"] for line in said.err.splitlines()][-1].startswith("error: no offer within")
+
+
+def test_status_does_not_need_to_know_of_rising_prices(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(document, tmp_path)
+    assert main(["up", str(file)]) == 0
+
+    def on_call(verb: str, path: str, at: str) -> None:
+        if "pending-price-increases" in path:
+            raise Reply(404, "not found")
+
+    fake.on_call = on_call
+    assert main(["status", str(file)]) == 0 and "1 of 1 serve" in capsys.readouterr().out
