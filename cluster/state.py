@@ -143,7 +143,9 @@ class Store:
             return State.model_validate_json(self._file.read_bytes())
         except FileNotFoundError:
             return State()
-        except (OSError, ValidationError) as error:
+        except OSError as error:
+            raise StateBroken(f"cannot read {self._file}: {error.strerror}") from error
+        except ValidationError as error:
             raise StateBroken(
                 f"cannot read {self._file} ({_why(error)}). `down` still finds every box by its label: move the file "
                 "away, then run down; what was spent today is forgotten with it"
@@ -162,9 +164,7 @@ class Store:
         self.unwritten = ""
 
 
-def _why(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
+def _why(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'as a whole'}: {first['msg']}"
 

@@ -49,3 +49,9 @@ def test_a_state_of_another_version_is_refused_with_the_reason(tmp_path: Path, t
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(StateBroken, match=re.escape(why)):
         Store(tmp_path)
+
+
+def test_a_state_that_is_not_ours_to_read_is_not_said_to_be_broken(tmp_path: Path) -> None:
+    (tmp_path / "state.json").mkdir()
+    with pytest.raises(StateBroken, match=r"cannot read .*state\.json: Is a directory$"):
+        Store(tmp_path)
