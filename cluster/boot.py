@@ -18,15 +18,16 @@ CODE = "/opt/farthing"
 # A box whose script failed must not bill for ever: it waits for the controller, then destroys itself.
 LOADER = """\
 set -u
+export DEBIAN_FRONTEND=noninteractive
+install="apt-get install -y -qq --no-install-recommends"
 say() { echo "farthing-bootstrap: $*"; }
 me="$FARTHING_PROVIDER_URL/api/v0/instances/$CONTAINER_ID/"
-bye() { curl -fsS -X DELETE -H "Authorization: Bearer $CONTAINER_API_KEY" "$me"; }
+getcurl() { command -v curl >/dev/null || { apt-get update -qq && $install curl ca-certificates; }; }
+bye() { getcurl; curl -fsS -X DELETE -H "Authorization: Bearer $CONTAINER_API_KEY" "$me"; }
 stuck() { say "FAILED: $*"; sleep "$FARTHING_DEAD_MAN_S"; while ! bye; do sleep 60; done; sleep infinity; }
 """
 FETCH = """\
-export DEBIAN_FRONTEND=noninteractive
-install="apt-get install -y -qq --no-install-recommends"
-command -v curl >/dev/null || { apt-get update -qq && $install curl ca-certificates; } || stuck "no curl"
+getcurl || stuck "no curl"
 mkdir -p {code} && cd {code} || stuck "no disk"
 tgz=/tmp/farthing.tgz
 curl -fsSL --retry 5 --retry-all-errors -o $tgz "$FARTHING_SOURCE_URL" || stuck "the source cannot be fetched"
