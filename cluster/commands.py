@@ -171,7 +171,7 @@ def status(args: argparse.Namespace) -> int:
         for box in boxes:
             print("  " + "  ".join(f"{k}={v}" for k, v in box.items() if v not in (None, "")))
         for stray in strays:
-            print(f"  no slot's: contract {stray['contract_id']} {stray['label']}; up, watch or down destroy it")
+            print(f"  no slot's: contract {stray['contract_id']} {stray['label']}; down destroys it")
     return 0 if document["serving"] == document["wanted"] and not strays else 1
 
 

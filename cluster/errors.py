@@ -16,7 +16,7 @@ ClusterError
 ├── StillBilling             `down` could not prove that nothing is left
 ├── StateBroken              the state file cannot be read
 ├── NotWritten               this machine's disk does not take what must be on it
-├── NeverUp                  there is no state file, so `watch` has nothing to keep
+├── NeverUp                  there is no state file: `watch` has nothing to keep, and `up` will not end what it finds
 └── Busy                     another process works on the cluster
 """
 

@@ -5,6 +5,7 @@ Knows the order of a start and of an end; what one look does is `fleet.py`'s.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -59,6 +60,11 @@ def up(deck: Deck) -> None:
     """Until every slot serves. Raises what stands in the way, once the boxes that can be brought up serve."""
     _check_image(deck.config)
     with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
+        if not deck.store.exists and (labelled := _labelled(deck)):
+            raise NeverUp(
+                f"{labelled} boxes of this name bill that {deck.config.folder.resolve()} knows nothing of: run `up` "
+                "where they were rented, or `down` first, which ends them"
+            )
         deck.store.reload()
         deck.store.state.closed, deck.store.state.pause_until_s = False, 0.0
         deck.store.save()
@@ -219,15 +225,18 @@ class Watcher:
 
 
 def _never_up(deck: Deck) -> NeverUp:
-    """Without a state every box of the name is a stranger's: from a wrong folder, `watch` would end what serves."""
-    try:
-        labels = [i.label for i in deck.client.instances() if i.label.startswith(deck.config.label_prefix)]
-    except ProviderError:
-        labels = []
-    bills = f" Meanwhile {len(labels)} boxes of this name bill; `down` ends them" if labels else ""
+    labelled = 0
+    with contextlib.suppress(ProviderError):
+        labelled = _labelled(deck)
+    stands = f" Meanwhile {labelled} of this name bill; `down` ends them" if labelled else ""
     return NeverUp(
-        f"no `up` was run in {deck.config.folder.resolve()}: run it first, or watch where it was run.{bills}"
+        f"no `up` was run in {deck.config.folder.resolve()}: run it first, or watch where it was run.{stands}"
     )
+
+
+def _labelled(deck: Deck) -> int:
+    """Without a state every box of the name is a stranger's: from a wrong folder, what serves would be ended."""
+    return sum(i.label.startswith(deck.config.label_prefix) for i in deck.client.instances())
 
 
 def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:

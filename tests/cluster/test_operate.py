@@ -33,18 +33,28 @@ def test_nothing_is_rented_for_an_image_without_the_code(
     assert fake.contracts == {}
 
 
-def test_watch_without_an_up_rents_nothing_and_ends_nothing(
-    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", ["up", "watch"])
+def test_without_a_state_nothing_that_serves_is_ended(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     """As from another folder than the one that `up` was run in."""
     assert main(["up", str(written(document, tmp_path))]) == DONE
     serving = [c.id for c in fake.standing()]
     elsewhere = written({**document, "state_dir": str(tmp_path / "elsewhere")}, tmp_path)
-    assert main(["watch", str(elsewhere)]) == UNDONE
+    assert main([command, str(elsewhere)]) == UNDONE
     said = capsys.readouterr().err
-    assert "no `up` was run in" in said and "1 boxes of this name bill" in said
+    assert ("no `up` was run in" if command == "watch" else "knows nothing of") in said
+    assert "1 of this name bill" in said or "1 boxes of this name bill" in said
     assert [c.id for c in fake.standing()] == serving and len(fake.contracts) == 1
-    assert not (tmp_path / "elsewhere").exists()
+    assert not list((tmp_path / "elsewhere").rglob("*.json"))
+
+
+def test_watch_without_an_up_rents_nothing(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", str(written(document, tmp_path))]) == UNDONE
+    assert "no `up` was run in" in capsys.readouterr().err
+    assert fake.contracts == {} and not (tmp_path / "state").exists()
 
 
 def test_watch_leaves_the_boxes_alone_when_the_state_is_moved_away(
