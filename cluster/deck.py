@@ -78,7 +78,8 @@ class Deck:
         try:
             written = publish(self.config.folder / FILE, members, self.now_s())
         except NotWritten as error:  # a box that must go does so all the same; the gateway's breakers see it
-            self.store.unwritten = error.message
+            self.store.not_written[FILE] = error.message
             return
+        self.store.not_written.pop(FILE, None)
         if written:
             self.tell(f"members: {len(members)} serving")

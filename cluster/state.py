@@ -123,12 +123,16 @@ class State(BaseModel):
 
 
 class Store:
-    """The state's file. `unwritten` says why the last `save` did not reach the disk, while that is so."""
+    """The state's file. `not_written` says of each file that the disk did not take last time why, while that is so."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "state.json"
-        self.unwritten = ""
+        self.not_written: dict[str, str] = {}
         self.state = self._read()
+
+    @property
+    def unwritten(self) -> str:
+        return "; ".join(self.not_written.values())
 
     @property
     def exists(self) -> bool:
@@ -156,12 +160,12 @@ class Store:
         try:
             self.save_first()
         except NotWritten as error:
-            self.unwritten = error.message
+            self.not_written[self._file.name] = error.message
 
     def save_first(self) -> None:
         """Of what must be on the disk before the next step, which spends. Raises NotWritten."""
         write_private(self._file, self.state.model_dump_json(indent=1).encode())
-        self.unwritten = ""
+        self.not_written.pop(self._file.name, None)
 
 
 def _why(error: ValidationError) -> str:

@@ -91,6 +91,15 @@ def test_on_a_full_disk_watch_holds_the_budget_and_rents_nothing(
     assert fake.standing() == [] and fake.searches == searches
 
 
+def test_a_members_file_that_cannot_be_written_is_no_success(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    """The gateway would go on without the boxes, or with those that are gone, and nobody would know."""
+    (tmp_path / "state" / "test" / "members.json").mkdir(parents=True)
+    assert main(["up", str(written(document, tmp_path))]) == UNDONE
+    assert "members.json: Is a directory" in capsys.readouterr().err
+
+
 def test_a_state_folder_that_is_a_file_is_said_to_be_one(
     fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
