@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from cluster.boot import image_gaps
 from cluster.config import ClusterConfig
@@ -108,6 +109,9 @@ def _notes(config: ClusterConfig) -> list[str]:
     notes = []
     if not config.image.pinned:
         notes.append("image.name has no digest (name@sha256:...): what it holds may change")
+    provider = urlsplit(config.provider.url)
+    if provider.scheme == "http" and provider.hostname not in ("localhost", "127.0.0.1", "::1"):
+        notes.append("provider.url is plain HTTP: the account key crosses the network in the clear")
     if config.ssh:
         notes.append("ssh: true publishes port 22 beside the TLS port")
     if config.interruptible:

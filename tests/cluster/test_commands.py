@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from cluster.__main__ import main
+from cluster.config import ClusterConfig
+from cluster.plan import _notes
 from tests.cluster.conftest import written
 from tests.cluster.fake_vast import FakeVast, Reply
 
@@ -65,3 +67,9 @@ def test_status_does_not_need_to_know_of_rising_prices(
 
     fake.on_call = on_call
     assert main(["status", str(file)]) == 0 and "1 of 1 serve" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("url", "told"), [("http://vast.example", True), ("http://127.0.0.1:1", False)])
+def test_a_key_that_would_go_in_the_clear_is_told(document: dict[str, Any], url: str, told: bool) -> None:
+    config = ClusterConfig.model_validate({**document, "provider": {"url": url}})
+    assert any("in the clear" in note for note in _notes(config)) is told
