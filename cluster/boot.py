@@ -18,15 +18,16 @@ CODE = "/opt/farthing"
 # A box whose script failed must not bill for ever: it waits for the controller, then destroys itself.
 LOADER = """\
 set -u
+export DEBIAN_FRONTEND=noninteractive
+install="apt-get install -y -qq --no-install-recommends"
 say() { echo "farthing-bootstrap: $*"; }
 me="$FARTHING_PROVIDER_URL/api/v0/instances/$CONTAINER_ID/"
-bye() { curl -fsS -X DELETE -H "Authorization: Bearer $CONTAINER_API_KEY" "$me"; }
+getcurl() { command -v curl >/dev/null || { apt-get update -qq && $install curl ca-certificates; }; }
+bye() { getcurl; curl -fsS -X DELETE -H "Authorization: Bearer $CONTAINER_API_KEY" "$me"; }
 stuck() { say "FAILED: $*"; sleep "$FARTHING_DEAD_MAN_S"; while ! bye; do sleep 60; done; sleep infinity; }
 """
 FETCH = """\
-export DEBIAN_FRONTEND=noninteractive
-install="apt-get install -y -qq --no-install-recommends"
-command -v curl >/dev/null || { apt-get update -qq && $install curl ca-certificates; } || stuck "no curl"
+getcurl || stuck "no curl"
 mkdir -p {code} && cd {code} || stuck "no disk"
 tgz=/tmp/farthing.tgz
 curl -fsSL --retry 5 --retry-all-errors -o $tgz "$FARTHING_SOURCE_URL" || stuck "the source cannot be fetched"
@@ -37,6 +38,18 @@ RUN = """\
 cd {code} && bash cluster/bootstrap.sh
 stuck "the bootstrap ended with status $?"
 """
+
+
+def image_gaps(config: ClusterConfig) -> list[str]:
+    """Why no box of this file could ever boot."""
+    gaps = []
+    if config.image.source is None and "nvidia/cuda" in config.image.name:
+        gaps.append(
+            "image.source: a stock CUDA image holds no Farthing; name a tarball {url, sha256} or your own image"
+        )
+    if len(script(config)) > SCRIPT_LIMIT:
+        gaps.append(f"image: the start script is over the provider's {SCRIPT_LIMIT} characters")
+    return gaps
 
 
 def script(config: ClusterConfig) -> str:

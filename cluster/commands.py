@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import getpass
 import json
 import os
 import shlex
@@ -21,7 +23,7 @@ from cluster import operate
 from cluster.alarms import Webhook
 from cluster.boot import TLS_PORT
 from cluster.deck import Deck
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, ProviderError
 from cluster.exposition import Exposition
 from cluster.members import FILE
 from cluster.offers import query, rank, why_none
@@ -39,9 +41,11 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
+# not root: what it writes must be readable for the gateway, and for the other commands
+User={user}
 WorkingDirectory={root}
 EnvironmentFile=-{root}/.farthing/cluster.env
-ExecStart={python} -m cluster watch {file} --metrics-port 9105
+ExecStart={python} -m cluster watch {quoted} --metrics-port 9105
 Restart=always
 RestartSec=10
 # the account key and the boxes' keys are this user's alone
@@ -58,7 +62,8 @@ WantedBy=multi-user.target
 def fail(error: FarthingError, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": {"code": error.code, "message": error.message}}))
-    print(f"error: {error.message}", file=sys.stderr)
+    said = f"error: {error.message}"
+    print(json.dumps({"at": _clock(), "say": said}) if as_json else said, file=sys.stderr)
     return 2
 
 
@@ -121,7 +126,7 @@ def up(args: argparse.Namespace) -> int:
         print(f"slot {rental.slot}: {address.url}/v1  {rental.gpu}, {rental.tokens_per_s or 0:.0f} tokens/s")
     first = next(iter(deck.store.state.live))
     vault, address = deck.vault, deck.address(first)
-    body = json.dumps({"model": deck.profile.name, "messages": [{"role": "user", "content": "What is a farthing?"}]})
+    body = json.dumps({"model": deck.model(first), "messages": [{"role": "user", "content": "What is a farthing?"}]})
     print(f"members file for the gateway: {members}")
     print(
         f"try:  curl -s --cacert {vault.ca_file} {address.url}/v1/chat/completions -H 'content-type: application/json' "
@@ -140,7 +145,9 @@ def status(args: argparse.Namespace) -> int:
     live = deck.store.state.live
     boxes = [_box(r, listed.pop(r.contract_id or 0, None)) for r in live]
     strays = [{"contract_id": i.contract_id, "label": i.label, "usd_per_hour": i.usd_per_hour} for i in listed.values()]
-    rises = {p.contract_id: p.usd_per_hour for p in deck.client.price_increases()}
+    rises: dict[int | None, float] = {}
+    with contextlib.suppress(ProviderError):  # of the calls here the one that can be done without
+        rises = {p.contract_id: p.usd_per_hour for p in deck.client.price_increases()}
     for box in boxes:
         box["host_asks_usd_per_hour"] = rises.get(box["contract_id"])
     spent = deck.store.state.spent_today_usd(deck.now_s())
@@ -164,7 +171,7 @@ def status(args: argparse.Namespace) -> int:
         for box in boxes:
             print("  " + "  ".join(f"{k}={v}" for k, v in box.items() if v not in (None, "")))
         for stray in strays:
-            print(f"  no slot's: contract {stray['contract_id']} {stray['label']}; up, watch or down destroy it")
+            print(f"  no slot's: contract {stray['contract_id']} {stray['label']}; down destroys it")
     return 0 if document["serving"] == document["wanted"] and not strays else 1
 
 
@@ -285,15 +292,13 @@ def _serving(args: argparse.Namespace, deck: Deck) -> int:
 
 def watch(args: argparse.Namespace) -> int:
     if args.systemd:
-        root = Path.cwd()
-        print(SYSTEMD.format(file=args.file.resolve(), root=root, python=sys.executable), end="")
+        print(_unit(args.file.resolve(), Path.cwd()), end="")
         return 0
     deck = _deck(args)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     alarms = deck.config.alarms
-    deck.tell(f"watching '{deck.config.name}' every {deck.config.timing.poll_s:g} s; boxes stay when this stops")
     exposition = None if args.metrics_port is None else Exposition(args.metrics_port)
     webhook = None if alarms.url is None else Webhook(alarms.url, alarms.timeout_s, deck.tell)
     try:
@@ -303,6 +308,17 @@ def watch(args: argparse.Namespace) -> int:
             if part is not None:
                 part.close()
     return 0
+
+
+def _unit(file: Path, root: Path) -> str:
+    def quoted(path: str) -> str:
+        """As one word of a command line: systemd reads quotes, backslashes, dollars and per cents in it."""
+        text = path.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%")
+        return f'"{text}"'
+
+    shown = {name: str(path).replace("%", "%%") for name, path in (("file", file), ("root", root))}
+    python, user = quoted(sys.executable), getpass.getuser()
+    return SYSTEMD.format(**shown, quoted=quoted(str(file)), python=python, user=user)
 
 
 def down(args: argparse.Namespace) -> int:
@@ -324,11 +340,14 @@ def _deck(args: argparse.Namespace) -> Deck:
 
 def _tell(args: argparse.Namespace) -> Any:
     def tell(text: str) -> None:
-        at = time.strftime("%H:%M:%S")
-        line = json.dumps({"at": at, "say": text}) if args.json else f"{at} {text}"
+        line = json.dumps({"at": _clock(), "say": text}) if args.json else f"{_clock()} {text}"
         print(line, file=sys.stderr, flush=True)
 
     return tell
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")
 
 
 def _contract(deck: Deck, slot: int) -> int:
@@ -343,6 +362,7 @@ def _box(rental: Rental, instance: Instance | None) -> dict[str, Any]:
         "slot": rental.slot,
         "phase": rental.phase,
         "gpu": rental.gpu,
+        "profile": rental.profile,
         "contract_id": rental.contract_id,
         "address": f"{rental.host}:{rental.port}" if rental.port else None,
         "usd_per_hour": round(rental.billed_usd_per_hour, 4),

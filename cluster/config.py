@@ -7,19 +7,41 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.vastai import BASE_URL
 from models import yaml_file
 from models.errors import ConfigError
 
 DEFAULT_IMAGE = "nvidia/cuda:13.0.1-runtime-ubuntu24.04"
+MAX_BYTES = 1_000_000  # the example has six hundred
 ENV_VALUE_LIMIT = 256  # the provider's, for each value of a container's environment
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Url = Annotated[str, Field(pattern=r"^https?://\S+$", max_length=ENV_VALUE_LIMIT)]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # a cap of `yes` would be one dollar
+        raise ValueError("a number is wanted, and yes, no, on and off are none")
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        named = bool(urlsplit(value).hostname) and urlsplit(value).port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise ValueError("no host or port that can be asked")
+    return value
+
+
+Number = BeforeValidator(_number)
+Positive = Annotated[int, Field(gt=0), Number]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), Number]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
+Share = Annotated[float, Field(ge=0, le=1), Number]
+Url = Annotated[str, Field(pattern=r"^https?://\S+$", max_length=ENV_VALUE_LIMIT), AfterValidator(_url)]
 
 
 class _Frozen(BaseModel):
@@ -43,7 +65,9 @@ class Image(_Frozen):
 
 
 class Tls(_Frozen):
-    days: Positive = 30  # of a box's certificate; `up` and `watch` renew it at half of that
+    """`days` is of a box's certificate; `up` and `watch` renew it at half of that."""
+
+    days: Annotated[int, Field(ge=1, le=3650), Number] = 30
 
 
 class Filter(_Frozen):
@@ -53,7 +77,7 @@ class Filter(_Frozen):
     regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = ()
     min_reliability: Share = 0.98
     min_down_mbps: PositiveFloat = 500.0
-    max_usd_per_gb: Annotated[float, Field(ge=0)] = 0.02
+    max_usd_per_gb: NotNegative = 0.02
     min_hours_left: PositiveFloat = 72.0
     datacenter: bool = False
 
@@ -78,19 +102,19 @@ class Timing(_Frozen):
     poll_s: PositiveFloat = 5.0
     boot_s: PositiveFloat = 900.0  # rented to reachable: image, packages
     model_s: PositiveFloat = 3600.0  # reachable to ready: weights, vLLM
-    settle_s: Annotated[float, Field(ge=0)] = 30.0  # until a rental without an answer counts as not made
-    missing_s: Annotated[float, Field(ge=0)] = 60.0
-    unhealthy_s: Annotated[float, Field(ge=0)] = 60.0
-    drain_s: Annotated[float, Field(ge=0)] = 30.0
-    dead_man_hours: PositiveFloat = 6.0
-    pause_s: Annotated[float, Field(ge=0)] = 600.0  # after `failures` boxes in a row did not come up
+    settle_s: NotNegative = 30.0  # until a rental without an answer counts as not made
+    missing_s: NotNegative = 60.0
+    unhealthy_s: NotNegative = 60.0
+    drain_s: NotNegative = 30.0
+    dead_man_hours: Annotated[float, Field(ge=0.1, le=8760), Number] = 6.0
+    pause_s: NotNegative = 600.0  # after `failures` boxes in a row did not come up
     failures: Positive = 3
 
 
 class Provider(_Frozen):
     url: Url = BASE_URL
     key_file: Path | None = None  # else VAST_API_KEY
-    spacing: Annotated[float, Field(ge=0)] = 1.0  # of the documented pauses between calls; 0 for a server of one's own
+    spacing: NotNegative = 1.0  # of the documented pauses between calls; 0 for a server of one's own
 
 
 class Alarms(_Frozen):
@@ -102,13 +126,13 @@ class Alarms(_Frozen):
 
 class ClusterConfig(_Frozen):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = "default"
-    boxes: Annotated[int, Field(ge=1, le=64)] = 1
-    profile: str
+    boxes: Annotated[int, Field(ge=1, le=64), Number] = 1
+    profile: Annotated[str, Field(min_length=1, max_length=ENV_VALUE_LIMIT)]
     max_usd_per_hour: PositiveFloat  # of one box, GPU and disk
     budget_usd_per_day: PositiveFloat
     interruptible: bool = False
-    bid_over_min: Annotated[float, Field(ge=1)] = 1.2
-    disk_gb: Annotated[int, Field(ge=8)] = 60
+    bid_over_min: Annotated[float, Field(ge=1, allow_inf_nan=False), Number] = 1.2
+    disk_gb: Annotated[int, Field(ge=8, le=100_000), Number] = 60
     machines: Filter = Filter()
     image: Image = Image()
     tls: Tls = Tls()
@@ -122,7 +146,7 @@ class ClusterConfig(_Frozen):
 
     @property
     def folder(self) -> Path:
-        return self.state_dir / self.name
+        return self.state_dir.expanduser() / self.name
 
     @property
     def label_prefix(self) -> str:
@@ -154,6 +178,8 @@ def parse(text: str, *, source: str = "cluster file") -> ClusterConfig:
 def load(path: Path) -> ClusterConfig:
     """Read a file. Relative paths in it are relative to the working directory."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_BYTES:,} bytes: it is no cluster file")
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"cannot read the cluster file {path}: {exc.strerror}") from exc
@@ -165,4 +191,6 @@ def load(path: Path) -> ClusterConfig:
 def _complaint(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     text = "unknown key" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_type" and isinstance(error["input"], bool):  # Norway is one
+        text += ": yes, no, on and off need quotes in YAML to be text"
     return f"{where}: {text}" if where else text

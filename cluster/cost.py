@@ -3,11 +3,13 @@ charged."""
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
 from cluster.deck import Deck
 from cluster.state import day_of
+from cluster.vast_types import Charge
 
 DAY_S = 86_400.0
 TOLERANCE_USD = 0.01  # the provider rounds each contract to a tenth of a cent, and lags
@@ -19,28 +21,32 @@ def first_day(deck: Deck, days: int) -> str:
 
 
 def report(deck: Deck, days: int, answered: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """Reads only. `difference_usd` is what the provider charged more than we counted: bandwidth, mostly.
+    """Reads only. Whole UTC days, today included; a box's own `accrued_usd` is of its whole life, which may have begun
+    before. `difference_usd` is what the provider charged more than we counted: bandwidth, mostly.
 
     `answered` is how many requests the boxes answered by UTC day, where a service was asked; without it, nothing is
     said of a thousand requests.
     """
     standing = [i for i in deck.client.instances() if i.label.startswith(deck.config.label_prefix)]
-    state, now_s = deck.store.state, deck.now_s()
-    from_s = now_s - days * DAY_S
-    charges = {c.contract_id: c for c in deck.client.charges(from_s, now_s) if deck.config.label_prefix in c.label}
+    state, now_s = deck.store.state.model_copy(deep=True), deck.now_s()
+    first = first_day(deck, days)
+    for rental in state.live:
+        if rental.contract_id is not None:
+            state.accrue(rental, now_s)  # since the last look; in this copy only
+    spent_usd = {day: usd for day, usd in sorted(state.spent_usd_by_day.items()) if day >= first}
+    charges = {c.contract_id: c for c in _charges(deck, first, now_s)}
     rows: list[dict[str, Any]] = []
     for rental in state.rentals:
-        if rental.contract_id is None or rental.since_s < from_s:
+        charge = charges.pop(rental.contract_id or 0, None)
+        if rental.contract_id is None or (not rental.live and day_of(rental.since_s) < first):
             continue
-        accrued = rental.accrued_usd + _since_last_look(rental.accrued_until_s, rental.billed_usd_per_hour, now_s)
-        charge = charges.pop(rental.contract_id, None)
         rows.append(
             {
                 "contract_id": rental.contract_id,
                 "slot": rental.slot,
                 "gpu": rental.gpu,
                 "phase": rental.phase,
-                "accrued_usd": round(accrued, 4),
+                "accrued_usd": round(rental.accrued_usd, 4),
                 "charged_usd": charge.amount_usd if charge else None,
                 "charged_by_kind_usd": dict(charge.by_kind_usd) if charge else {},
             }
@@ -48,7 +54,7 @@ def report(deck: Deck, days: int, answered: Mapping[str, int] | None = None) -> 
     unknown: list[dict[str, Any]] = [
         {"contract_id": c.contract_id, "charged_usd": c.amount_usd} for c in charges.values()
     ]
-    accrued = sum(row["accrued_usd"] for row in rows)
+    accrued = sum(spent_usd.values())
     charged = sum(row["charged_usd"] or 0.0 for row in rows) + sum(u["charged_usd"] for u in unknown)
     return {
         "cluster": deck.config.name,
@@ -57,12 +63,17 @@ def report(deck: Deck, days: int, answered: Mapping[str, int] | None = None) -> 
         "charged_usd": round(charged, 4),
         "difference_usd": round(charged - accrued, 4),
         "reconciled": not unknown and abs(charged - accrued) <= max(TOLERANCE_USD, 0.02 * accrued),
-        "spent_usd_by_day": {day: round(usd, 4) for day, usd in sorted(state.spent_usd_by_day.items())},
-        **({} if answered is None else _per_1k(state.spent_usd_by_day, answered, first_day(deck, days), charged)),
+        "spent_usd_by_day": {day: round(usd, 4) for day, usd in spent_usd.items()},
+        **({} if answered is None else _per_1k(spent_usd, answered, first, charged)),
         "budget_usd_per_day": deck.config.budget_usd_per_day,
         "boxes": rows,
         "charged_but_unknown_here": unknown,
     }
+
+
+def _charges(deck: Deck, first: str, now_s: float) -> list[Charge]:
+    from_s = datetime.datetime.fromisoformat(f"{first}T00:00:00+00:00").timestamp()
+    return [c for c in deck.client.charges(from_s, now_s) if c.label.startswith(deck.config.label_prefix)]
 
 
 def _per_1k(
@@ -88,7 +99,3 @@ def _per_1k(
 
 def _rate(usd: float, requests: int) -> float | None:
     return round(1000 * usd / requests, 4) if requests else None
-
-
-def _since_last_look(until_s: float, usd_per_hour: float, now_s: float) -> float:
-    return max(0.0, now_s - until_s) / 3600 * usd_per_hour

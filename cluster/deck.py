@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cluster.alarms import Alarm, Event, silent
 from cluster.box_client import Address
 from cluster.config import ClusterConfig
+from cluster.errors import NotWritten
 from cluster.members import FILE, Member, publish
 from cluster.state import Rental, Store
 from cluster.vastai import VastClient
@@ -35,6 +36,10 @@ class Deck:
     def address(self, rental: Rental) -> Address:
         return Address(rental.host, rental.port, rental.server_name)
 
+    def model(self, rental: Rental) -> str:
+        """What the box answers to: it was rented for that, whatever the file names by now."""
+        return rental.profile or self.profile.name
+
     def end(self, rental: Rental, reason: str, avoid: str = "") -> None:
         """It must go. Saved at once: a crash from here on still destroys it."""
         state, now_s = self.store.state, self.now_s()
@@ -45,8 +50,9 @@ class Deck:
         self.tell(f"slot {rental.slot}: {reason}")
 
     def failed(self, rental: Rental, reason: str) -> None:
-        """A box that did not come up, or not well enough: its machine is avoided for a day."""
-        self.store.state.failures += 1
+        """A box that did not come up, or not well enough, or is dead: its machine is avoided for a day."""
+        if not rental.serves:  # one that did come up says nothing of those to come
+            self.store.state.failures += 1
         self.end(rental, reason, "network")
 
     def raise_alarm(self, event: Event, text: str, rental: Rental | None = None) -> None:
@@ -62,12 +68,18 @@ class Deck:
         members = [
             Member(
                 url=f"{self.address(r).url}/v1",
-                model=self.profile.name,
+                model=self.model(r),
                 key_file=str(self.vault.key_file(r.label).resolve()),
                 ca_file=str(self.vault.ca_file.resolve()),
             )
             for r in self.store.state.rentals
             if r.serves and r.unhealthy_since_s is None
         ]
-        if publish(self.config.folder / FILE, members, self.now_s()):
+        try:
+            written = publish(self.config.folder / FILE, members, self.now_s())
+        except NotWritten as error:  # a box that must go does so all the same; the gateway's breakers see it
+            self.store.not_written[FILE] = error.message
+            return
+        self.store.not_written.pop(FILE, None)
+        if written:
             self.tell(f"members: {len(members)} serving")

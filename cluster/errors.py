@@ -15,6 +15,8 @@ ClusterError
 ├── BoxFailed                a box did not become a member; `blame` says whether its machine should be avoided
 ├── StillBilling             `down` could not prove that nothing is left
 ├── StateBroken              the state file cannot be read
+├── NotWritten               this machine's disk does not take what must be on it
+├── NeverUp                  there is no state file: `watch` has nothing to keep, and `up` will not end what it finds
 └── Busy                     another process works on the cluster
 """
 
@@ -85,6 +87,14 @@ class StillBilling(ClusterError):
 
 class StateBroken(ClusterError):
     code = "state_broken"
+
+
+class NotWritten(ClusterError):
+    code = "not_written"
+
+
+class NeverUp(ClusterError):
+    code = "never_up"
 
 
 class Busy(ClusterError):

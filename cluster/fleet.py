@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.deck import Deck
-from cluster.errors import BoxFailed, BudgetReached, NoCredit, NothingWithin, ProviderError, SearchQuota
+from cluster.errors import BoxFailed, BudgetReached, NoCredit, NothingWithin, ProviderError, Refused, SearchQuota
 from cluster.keeping import advance, unwell
-from cluster.renting import EPSILON_USD, rate_usd_per_hour, rent, settle_intents
+from cluster.offers import EPSILON_USD
+from cluster.renting import rate_usd_per_hour, rent, settle_intents
 from cluster.state import Phase, Rental
 from cluster.vast_types import Instance
 
@@ -48,7 +49,7 @@ class Fleet:
         self._end_leaving()
         deck.store.state.forget_old(deck.now_s())
         deck.store.save()
-        if not self.closing:
+        if not self.closing and not deck.store.unwritten:
             self._fill()
         return listed
 
@@ -67,6 +68,8 @@ class Fleet:
                 return
         rental.missing_since_s = None
         rental.billed_usd_per_hour = instance.billed_usd_per_hour
+        if instance.running and not instance.usd_per_hour:  # nothing runs for nothing: its price could not be read
+            rental.billed_usd_per_hour = rental.expected_usd_per_hour
         if rental.phase in ("leaving", "ending"):
             return
         if self._fault(rental, instance):
@@ -189,7 +192,8 @@ class Fleet:
     def _fill(self) -> None:
         deck, state = self.deck, self.deck.store.state
         for rental in state.live:
-            if rental.slot >= deck.config.boxes and rental.holds_slot:
+            # an intent is settled first: without a contract it could never be seen to end
+            if rental.slot >= deck.config.boxes and rental.holds_slot and rental.phase != "intent":
                 self._leave(rental, "the file wants fewer boxes")
         if deck.now_s() < state.pause_until_s:
             return
@@ -207,7 +211,7 @@ class Fleet:
         deck, now_s = self.deck, self.deck.now_s()
         try:
             rent(deck, slot)
-        except (NothingWithin, BudgetReached, NoCredit, SearchQuota) as error:
+        except (NothingWithin, BudgetReached, NoCredit, SearchQuota, Refused) as error:
             midnight_s = (now_s // DAY_S + 1) * DAY_S
             deck.store.state.pause_until_s = midnight_s if isinstance(error, SearchQuota) else now_s + RETRY_S
             deck.store.save()

@@ -36,10 +36,10 @@ def advance(deck: Deck, rental: Rental, instance: Instance) -> None:
 
 def rotate(deck: Deck, rental: Rental) -> None:
     """Another key and certificate for a box that serves. Raises NotReachable, BoxFailed."""
-    with _client(deck, rental) as box:
-        status = box.status()
-        key = deck.vault.next_key(rental.label)  # on the disk before the box has it: a crash loses neither
-        box.rotate(key, _certificate(deck, rental, status.csr))
+    box = _client(deck, rental)
+    status = box.status()
+    key = deck.vault.next_key(rental.label)  # on the disk before the box has it: a crash loses neither
+    box.rotate(key, _certificate(deck, rental, status.csr))
     deck.vault.commit_next(rental.label)
     _certified(deck, rental)
 
@@ -89,8 +89,7 @@ def _measure(deck: Deck, rental: Rental) -> None:
     """Warm it up, and see that it is as fast as its GPU promises: a throttled or shared card costs the same."""
     wanted = deck.config.speed
     try:
-        with _client(deck, rental) as box:
-            rental.tokens_per_s = box.measure(deck.profile.name, wanted.requests, wanted.output_tokens)
+        rental.tokens_per_s = _client(deck, rental).measure(deck.model(rental), wanted.requests, wanted.output_tokens)
     except (NotReachable, NotAdmitted) as error:
         raise BoxFailed(f"test requests failed: {type(error).__name__}") from error
     least = (rental.expected_tokens_per_s or 0.0) * wanted.min_share
@@ -138,8 +137,7 @@ def up_since_before(deck: Deck, rental: Rental, span_s: float) -> bool:
 
 
 def _status(deck: Deck, rental: Rental) -> Status:
-    with _client(deck, rental) as box:
-        return box.status()
+    return _client(deck, rental).status()
 
 
 def _client(deck: Deck, rental: Rental) -> BoxClient:
@@ -147,8 +145,8 @@ def _client(deck: Deck, rental: Rental) -> BoxClient:
     vault, address = deck.vault, deck.address(rental)
     pending = vault.pending_key(rental.label)
     if pending:
-        with BoxClient(address, vault.ca_file, pending) as box, contextlib.suppress(NotAdmitted, NotReachable):
-            box.status()
+        with contextlib.suppress(NotAdmitted, NotReachable):
+            BoxClient(address, vault.ca_file, pending).status()
             vault.commit_next(rental.label)
     return BoxClient(address, vault.ca_file, vault.key(rental.label))
 

@@ -10,9 +10,11 @@ memory bandwidth, both as the offer states them. That is an estimate; the benchm
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.config import ClusterConfig, Workload
@@ -21,9 +23,11 @@ from cluster.vast_types import Offer
 from models.errors import ConfigError
 from models.local.fit import fit
 from models.local.gpus import Gpu, gpu_named, known_name
-from models.local.profiles import Profile, resolve
+from models.local.profiles import Profile, catalogue, resolve
 
+EPSILON_USD = 1e-6  # a price at the cap is within it, whatever its sum was rounded to
 CUDA = 13.0  # of the wheels in requirements/gpu.txt; consumer cards have no forward compatibility, so it is a minimum
+SEARCHED = 200  # the cheapest by the hour, of which the cheapest for a thousand requests is sought
 MIN_DRIVER = 580  # NVIDIA's first with CUDA 13
 MIN_COMPUTE_CAP = 750  # what vLLM's kernels are built for
 PORTS = 2  # the TLS port, and SSH's
@@ -110,7 +114,7 @@ def query(config: ClusterConfig, profile: Profile) -> dict[str, Any]:
         "allocated_storage": config.disk_gb,
         "type": "bid" if config.interruptible else "ondemand",
         "order": [["dph_total", "asc"]],
-        "limit": 64,
+        "limit": SEARCHED,
     }
     if wanted.gpus:
         filters["gpu_name"] = {"in": list(wanted.gpus)}
@@ -138,7 +142,7 @@ def min_gpu_ram_mb(profile: Profile) -> int:
             return 0
         if report.fits:
             return gib * 1024 - 512  # labels differ by a few hundred MB; `rank` asks again for each card
-    raise NothingWithin(f"{profile.name} fits no single card; python -m models fit {profile.name} shows the numbers")
+    raise NothingWithin(f"{profile.name} fits no single card; python -m models fit --gpu h100 shows the numbers")
 
 
 def speed_on(profile: Profile, offer: Offer) -> Speed | None:
@@ -167,12 +171,14 @@ def _candidate(offer: Offer, config: ClusterConfig, profile: Profile) -> Candida
     report = fit(profile, _gpu(offer.gpu_name, offer.gpu_ram_mb, offer.compute_cap))
     if report.reason in ("weights", "context") or offer.num_gpus != 1:
         return None
+    if config.interruptible and not offer.min_bid_usd_per_hour:
+        return None  # any bid may be under its floor, and then a stopped box is rented
     driver = re.match(r"\d+", offer.driver)
     if offer.cuda_max < CUDA or (driver and int(driver[0]) < MIN_DRIVER):
         return None
     bid = _bid(offer, config) if config.interruptible else None
     usd_per_hour = offer.usd_per_hour if bid is None else bid + offer.disk_usd_per_hour(config.disk_gb)
-    if usd_per_hour > config.max_usd_per_hour:
+    if usd_per_hour > config.max_usd_per_hour + EPSILON_USD:
         return None
     speed = speed_on(profile, offer)
     if speed is None:
@@ -195,9 +201,11 @@ def _candidate(offer: Offer, config: ClusterConfig, profile: Profile) -> Candida
 def _bid(offer: Offer, config: ClusterConfig) -> float:
     """Above the floor by the stated factor, and never more than the cap leaves for the GPU."""
     room = config.max_usd_per_hour - offer.disk_usd_per_hour(config.disk_gb)
-    wished = max(0.001, offer.min_bid_usd_per_hour * config.bid_over_min)
+    floor = max(0.001, offer.min_bid_usd_per_hour)
     # at the floor itself the next bidder takes it; below it the provider rents a stopped box
-    return round(wished if wished <= room else max(offer.min_bid_usd_per_hour, room), 4)
+    bid = min(floor * config.bid_over_min, max(floor, room))
+    short = math.floor(bid * 10_000) / 10_000  # down: the cap stays one
+    return short if short >= floor else bid
 
 
 def download_gb(profile: Profile) -> float:
@@ -205,6 +213,9 @@ def download_gb(profile: Profile) -> float:
 
 
 def profile_of(config: ClusterConfig) -> Profile:
+    """Raises ConfigError for what no box could fetch."""
+    if Path(config.profile).expanduser().is_dir() and config.profile not in catalogue():
+        raise ConfigError(f"profile: {config.profile} is a folder of this machine, which no box has", param="profile")
     return resolve(config.profile)
 
 

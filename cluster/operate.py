@@ -5,11 +5,13 @@ Knows the order of a start and of an end; what one look does is `fleet.py`'s.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from dataclasses import dataclass, field
 
+from cluster.boot import image_gaps
 from cluster.box_client import NotAdmitted, NotReachable
 from cluster.config import ClusterConfig
 from cluster.deck import Deck, Tell
@@ -19,9 +21,12 @@ from cluster.errors import (
     BudgetReached,
     Busy,
     ClusterError,
+    NeverUp,
     NoCredit,
     NothingWithin,
+    NotWritten,
     ProviderDown,
+    ProviderError,
     SearchQuota,
     StillBilling,
 )
@@ -29,9 +34,10 @@ from cluster.exposition import Exposition, render, samples
 from cluster.fleet import Fleet
 from cluster.keeping import rotate, up_since_before
 from cluster.offers import check_gpu_names, profile_of
-from cluster.state import Rental, Store, only_one
+from cluster.state import WATCH_LOCK, Rental, Store, only_one
 from cluster.vastai import VastClient, read_key
 from cluster.vault import Vault
+from models.errors import ConfigError
 
 PROVIDER_FAILURES = 10  # in a row, until `up` gives up; what is rented stays in the state and is found again
 LOCK_WAIT_S = 300.0  # the longest look of `watch` is at a box that hangs while it is measured: four minutes
@@ -52,7 +58,13 @@ def open_deck(config: ClusterConfig, tell: Tell) -> Deck:
 
 def up(deck: Deck) -> None:
     """Until every slot serves. Raises what stands in the way, once the boxes that can be brought up serve."""
+    _check_image(deck.config)
     with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
+        if not deck.store.exists and (labelled := _labelled(deck)):
+            raise NeverUp(
+                f"{labelled} boxes of this name bill that {deck.config.folder.resolve()} knows nothing of: run `up` "
+                "where they were rented, or `down` first, which ends them"
+            )
         deck.store.reload()
         deck.store.state.closed, deck.store.state.pause_until_s = False, 0.0
         deck.store.save()
@@ -64,6 +76,8 @@ def up(deck: Deck) -> None:
         for rental in deck.store.state.live:
             if rental.label in served and rental.serves:
                 _renew(deck, rental)
+            if deck.model(rental) != deck.profile.name:
+                deck.tell(f"slot {rental.slot} was rented for {deck.model(rental)}, and stays; `upgrade` replaces it")
         deck.publish()
 
 
@@ -95,11 +109,14 @@ def upgrade(deck: Deck) -> None:
 
     With one box its tier is empty meanwhile, and the gateway's next tier answers.
     """
+    _check_image(deck.config)
     with only_one(deck.config.folder, LOCK_WAIT_S, deck.tell):
         deck.store.reload()
         deck.store.state.pause_until_s = 0.0
         _check_account(deck)
         for rental in [r for r in deck.store.state.live if r.serves]:
+            if not rental.serves:
+                continue  # lost while another was replaced, and replaced itself
             rental.enter("leaving", deck.now_s(), "upgrade")
             deck.store.save()
             _until_complete(Fleet(deck))
@@ -126,6 +143,8 @@ def _until_complete(fleet: Fleet) -> None:
                 raise
         except (NothingWithin, BudgetReached, SearchQuota, NoCredit, BoxFailed) as error:
             trouble = error
+        if deck.store.unwritten:
+            raise NotWritten(deck.store.unwritten)
         if fleet.complete:
             return
         if trouble is not None and all(rental.serves for rental in deck.store.state.live):
@@ -133,6 +152,12 @@ def _until_complete(fleet: Fleet) -> None:
             deck.tell(f"{left} of {deck.config.boxes} boxes serve{', and go on billing' if left else ''}")
             raise trouble
         threading.Event().wait(deck.config.timing.poll_s)
+
+
+def _check_image(config: ClusterConfig) -> None:
+    """A box without the code would bill until its time to boot is over, and so would the next. Raises ConfigError."""
+    if gaps := image_gaps(config):
+        raise ConfigError("; ".join(gaps), param="image")
 
 
 def _check_account(deck: Deck) -> None:
@@ -153,14 +178,23 @@ class Watcher:
     _alarmed_s: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> None:
-        said = ""
+        """Raises ConfigError for a file whose boxes could never boot, NeverUp without an `up`, Busy beside another."""
+        _check_image(self.deck.config)
+        if not self.deck.store.exists:
+            raise _never_up(self.deck)
+        with only_one(self.deck.config.folder, name=WATCH_LOCK):
+            self._keep()
+
+    def _keep(self) -> None:
+        config, said = self.deck.config, ""
+        self.deck.tell(f"watching '{config.name}' every {config.timing.poll_s:g} s; boxes stay when this stops")
         while not self.stop.is_set():
             trouble = self._look()
             if trouble is not None and trouble.message != said:
                 self.deck.tell(trouble.message)
                 self._alarm(trouble)
             said = "" if trouble is None else trouble.message
-            self.stop.wait(self.deck.config.timing.poll_s)
+            self.stop.wait(config.timing.poll_s)
 
     def _alarm(self, trouble: ClusterError) -> None:
         """Each kind once in a while: what cannot be had is tried again every few minutes, and fails again."""
@@ -174,6 +208,8 @@ class Watcher:
         deck = self.deck
         try:
             with only_one(deck.config.folder):
+                if not deck.store.exists:
+                    return _never_up(deck)
                 deck.store.reload()
                 deck.vault.prepare(deck.config.name)
                 listed = Fleet(deck, closing=deck.store.state.closed).tick()
@@ -183,7 +219,24 @@ class Watcher:
             return None  # `up` or `down` is at work
         except ClusterError as error:
             return error
-        return None
+        except OSError as error:
+            return NotWritten(f"this machine: {error}")
+        return NotWritten(f"{deck.store.unwritten}; nothing is rented") if deck.store.unwritten else None
+
+
+def _never_up(deck: Deck) -> NeverUp:
+    labelled = 0
+    with contextlib.suppress(ProviderError):
+        labelled = _labelled(deck)
+    stands = f" Meanwhile {labelled} of this name bill; `down` ends them" if labelled else ""
+    return NeverUp(
+        f"no `up` was run in {deck.config.folder.resolve()}: run it first, or watch where it was run.{stands}"
+    )
+
+
+def _labelled(deck: Deck) -> int:
+    """Without a state every box of the name is a stranger's: from a wrong folder, what serves would be ended."""
+    return sum(i.label.startswith(deck.config.label_prefix) for i in deck.client.instances())
 
 
 def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:
@@ -215,6 +268,10 @@ def down(deck: Deck, limit_s: float = DOWN_LIMIT_S) -> list[int]:
         for contract in known:
             if deck.client.instance(contract) is not None:
                 raise StillBilling(f"contract {contract} still exists although no listing shows it; run down again")
+        if deck.store.unwritten:
+            raise NotWritten(
+                f"nothing bills, but {deck.store.unwritten}: run down again when there is room, or `watch` rents anew"
+            )
         return sorted(known)
 
 

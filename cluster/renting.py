@@ -12,11 +12,10 @@ from cluster.boot import environment, rent_body
 from cluster.deck import Deck
 from cluster.errors import BidTooLow, BudgetReached, NothingWithin, OfferGone, ProviderDown, ProviderError
 from cluster.offers import Candidate, query, rank, why_none
-from cluster.state import Rental, new_label
+from cluster.state import Rental, State, new_label
 from cluster.vast_types import Instance
 
 TRIES = 5  # offers asked for in one go: they go fast, and each search counts
-EPSILON_USD = 1e-6
 
 
 def settle_intents(deck: Deck, instances: Iterable[Instance]) -> None:
@@ -43,6 +42,7 @@ def void(deck: Deck, rental: Rental, reason: str) -> None:
 
 def rent(deck: Deck, slot: int) -> None:
     """Rent for an empty slot. Raises NothingWithin, BudgetReached, ProviderErrors other than ProviderDown."""
+    check_budget(deck, 0.0)  # before a search is spent on it
     for candidate in _candidates(deck)[:TRIES]:
         check_budget(deck, candidate.usd_per_hour)
         if _rent(deck, slot, candidate):
@@ -66,11 +66,15 @@ def check_budget(deck: Deck, extra_usd_per_hour: float) -> None:
         )
 
 
+def unwanted_machines(state: State, now_s: float) -> set[int]:
+    """Those that have a box of ours, and those to be avoided for a while."""
+    return {r.machine_id for r in state.live} | {m for m, until_s in state.avoid_until_s.items() if until_s > now_s}
+
+
 def _candidates(deck: Deck) -> list[Candidate]:
-    state, now_s = deck.store.state, deck.now_s()
     offers = deck.client.search(query(deck.config, deck.profile))
-    busy = {r.machine_id for r in state.live} | {m for m, until_s in state.avoid_until_s.items() if until_s > now_s}
-    found = [c for c in rank(offers, deck.config, deck.profile) if c.offer.machine_id not in busy]
+    unwanted = unwanted_machines(deck.store.state, deck.now_s())
+    found = [c for c in rank(offers, deck.config, deck.profile) if c.offer.machine_id not in unwanted]
     if not found:
         raise NothingWithin(why_none(deck.config, offers))
     return found
@@ -88,6 +92,7 @@ def _rent(deck: Deck, slot: int, candidate: Candidate) -> bool:
         offer_id=offer.offer_id,
         machine_id=offer.machine_id,
         gpu=offer.gpu_name,
+        profile=deck.profile.name,
         expected_usd_per_hour=candidate.usd_per_hour,
         expected_tokens_per_s=candidate.speed.decode_tokens_per_s if candidate.speed else None,
         interruptible=candidate.bid_usd_per_hour is not None,
@@ -95,7 +100,7 @@ def _rent(deck: Deck, slot: int, candidate: Candidate) -> bool:
     )
     token = deck.vault.new_join_token(rental.label)
     deck.store.state.rentals.append(rental)
-    deck.store.save()
+    deck.store.save_first()
     env = environment(deck.config, rental.label, rental.server_name, token)
     try:
         rental.contract_id = deck.client.rent(offer.offer_id, rent_body(deck.config, candidate, rental.label, env))

@@ -1,4 +1,5 @@
 """What this controller has rented: one file, mode 0600, replaced atomically, written before each step that spends.
+What does not spend goes on when the disk is full: a label suffices to end a box.
 
 A rental is recorded as an intent with its label before the provider is asked, so that a crash at any step leaves either
 nothing or a label to look for. No secrets in it: keys lie in files of their own beside it (`vault.py`). One process at
@@ -7,25 +8,26 @@ a time works on a cluster (a lock that the kernel drops with its holder). Knows 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cluster.errors import Busy, StateBroken
+from cluster.errors import Busy, NotWritten, StateBroken
 
 Phase = Literal["intent", "rented", "joined", "ready", "leaving", "ending", "ended"]
 """intent: about to be rented; rented: it has a contract; joined: its TLS port answered and took its key; ready: it
 serves; leaving: out of the pool, finishing its requests; ending: must be destroyed; ended: the provider no longer knows
 it."""
 DAYS_KEPT = 90
+WATCH_LOCK = "watch.lock"  # held for as long as a `watch` runs, the other one for each of its looks
 WAIT_TOLD_S = 1.0  # for a lock; a look at healthy boxes takes less
 
 
@@ -42,6 +44,7 @@ class Rental(BaseModel):
     offer_id: int
     machine_id: int
     gpu: str
+    profile: str = ""  # empty in a state of before it was kept: the file's
     expected_usd_per_hour: float
     expected_tokens_per_s: float | None = None
     interruptible: bool = False
@@ -120,11 +123,20 @@ class State(BaseModel):
 
 
 class Store:
-    """The state's file. `save` returns once it is on the disk."""
+    """The state's file. `not_written` says of each file that the disk did not take last time why, while that is so."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "state.json"
+        self.not_written: dict[str, str] = {}
         self.state = self._read()
+
+    @property
+    def unwritten(self) -> str:
+        return "; ".join(self.not_written.values())
+
+    @property
+    def exists(self) -> bool:
+        return self._file.exists()
 
     def reload(self) -> None:
         """What another process may have written since. To be called once the lock is held."""
@@ -135,52 +147,78 @@ class Store:
             return State.model_validate_json(self._file.read_bytes())
         except FileNotFoundError:
             return State()
-        except (OSError, ValidationError) as error:
+        except OSError as error:
+            raise StateBroken(f"cannot read {self._file}: {error.strerror}") from error
+        except ValidationError as error:
             raise StateBroken(
-                f"cannot read {self._file} ({type(error).__name__}). `down` still finds every box by its label: move "
-                "the file away, then run down"
+                f"cannot read {self._file} ({_why(error)}). `down` still finds every box by its label: move the file "
+                "away, then run down; what was spent today is forgotten with it"
             ) from error
 
     def save(self) -> None:
+        """Of what a label and another look would bring back; does not raise."""
+        try:
+            self.save_first()
+        except NotWritten as error:
+            self.not_written[self._file.name] = error.message
+
+    def save_first(self) -> None:
+        """Of what must be on the disk before the next step, which spends. Raises NotWritten."""
         write_private(self._file, self.state.model_dump_json(indent=1).encode())
+        self.not_written.pop(self._file.name, None)
+
+
+def _why(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'as a whole'}: {first['msg']}"
 
 
 def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """The file is whole, old or new, whatever happens, and on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """The file is whole, old or new, whatever happens, and on the disk when this returns. Raises NotWritten."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        os.fchmod(descriptor, mode)
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(draft, "wb", opener=lambda name, how: os.open(name, how, mode)) as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise NotWritten(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
-@contextmanager
-def only_one(folder: Path, wait_s: float = 0.0, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the cluster's lock. Says for whom it waits; raises Busy when another process keeps it beyond `wait_s`."""
+@contextlib.contextmanager
+def only_one(
+    folder: Path, wait_s: float = 0.0, tell: Callable[[str], None] = lambda _: None, name: str = "lock"
+) -> Iterator[None]:
+    """Hold a lock of the cluster. Says for whom it waits; raises Busy when another process keeps it beyond `wait_s`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    doing = "watches this cluster already" if name == WATCH_LOCK else "is working on this cluster"
     began_s, told = time.monotonic(), False
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
+    with (folder / name).open("a+", encoding="utf-8") as file:
         while not _locked(file):
             waited_s = time.monotonic() - began_s
             if waited_s >= wait_s:
-                raise Busy(f"{_holder(file)} is working on this cluster; wait for it or stop it")
+                raise Busy(f"{_holder(file)} {doing}; wait for it or stop it")
             if waited_s >= WAIT_TOLD_S and not told:
-                tell(f"waiting for {_holder(file)}, which is working on this cluster, {wait_s:.0f} s at most")
+                tell(f"waiting for {_holder(file)}, which {doing}, {wait_s:.0f} s at most")
                 told = True
             time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: others wait for `?` then
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

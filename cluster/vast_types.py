@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HOURS_PER_MONTH = 30 * 24
+ENDLESS = 1e15  # beyond any size, price or time there is
 Json = Mapping[str, Any]
 
 
@@ -21,7 +22,6 @@ class Offer:
 
     offer_id: int
     machine_id: int
-    host_id: int
     gpu_name: str
     num_gpus: int
     gpu_ram_mb: float
@@ -29,46 +29,40 @@ class Offer:
     cuda_max: float
     driver: str
     usd_per_hour: float
-    gpu_usd_per_hour: float
     min_bid_usd_per_hour: float
     storage_usd_per_gb_month: float
     down_usd_per_gb: float
-    up_usd_per_gb: float
     down_mbps: float
     reliability: float
-    direct_ports: int
     memory_gb_per_s: float | None
     tflops: float | None
     place: str
     datacenter: bool
-    seconds_left: float
 
     @classmethod
     def read(cls, raw: Json) -> Offer:
+        """Raises ValueError for a price or a size that cannot be one: such an offer is nobody's bargain."""
+        if not (price := _amount(raw["dph_total"])):
+            raise ValueError("an offer without a price")
         return cls(
             offer_id=int(raw["id"]),
             machine_id=int(raw["machine_id"]),
-            host_id=int(raw.get("host_id") or 0),
             gpu_name=str(raw["gpu_name"]),
             num_gpus=int(raw.get("num_gpus") or 1),
-            gpu_ram_mb=float(raw["gpu_ram"]),
+            gpu_ram_mb=_amount(raw["gpu_ram"]),
             compute_cap=int(raw.get("compute_cap") or 0),
-            cuda_max=float(raw.get("cuda_max_good") or 0),
+            cuda_max=_amount(raw.get("cuda_max_good")),
             driver=str(raw.get("driver_version") or ""),
-            usd_per_hour=float(raw["dph_total"]),
-            gpu_usd_per_hour=float(raw.get("dph_base") or raw["dph_total"]),
-            min_bid_usd_per_hour=float(raw.get("min_bid") or 0),
-            storage_usd_per_gb_month=float(raw.get("storage_cost") or 0),
-            down_usd_per_gb=float(raw.get("inet_down_cost") or 0),
-            up_usd_per_gb=float(raw.get("inet_up_cost") or 0),
-            down_mbps=float(raw.get("inet_down") or 0),
-            reliability=float(raw.get("reliability2") or 0),
-            direct_ports=int(raw.get("direct_port_count") or 0),
+            usd_per_hour=price,
+            min_bid_usd_per_hour=_amount(raw.get("min_bid")),
+            storage_usd_per_gb_month=_amount(raw.get("storage_cost")),
+            down_usd_per_gb=_amount(raw.get("inet_down_cost")),
+            down_mbps=_amount(raw.get("inet_down")),
+            reliability=_amount(raw.get("reliability2")),
             memory_gb_per_s=_positive(raw.get("gpu_mem_bw")),
             tflops=_positive(raw.get("total_flops")),
             place=str(raw.get("geolocation") or ""),
             datacenter=raw.get("hosting_type") in (1, "1", "datacenter") or bool(raw.get("datacenter")),
-            seconds_left=float(raw.get("duration") or 0),
         )
 
     def disk_usd_per_hour(self, disk_gb: int) -> float:
@@ -81,48 +75,38 @@ class Instance:
 
     contract_id: int
     label: str
-    machine_id: int
-    gpu_name: str
     status: str | None
     status_msg: str
     current: str
     intended: str
     usd_per_hour: float
-    is_bid: bool
     disk_gb: float
     storage_usd_per_gb_month: float
     host: str
     ports: Mapping[str, int]
     ssh_host: str
     ssh_port: int
-    start_at_s: float
     end_at_s: float | None
     gpu_util: float | None
-    gpu_temp: float | None
 
     @classmethod
     def read(cls, raw: Json) -> Instance:
         return cls(
             contract_id=int(raw["id"]),
             label=str(raw.get("label") or ""),
-            machine_id=int(raw.get("machine_id") or 0),
-            gpu_name=str(raw.get("gpu_name") or ""),
             status=raw.get("actual_status"),
             status_msg=str(raw.get("status_msg") or "").strip(),
             current=str(raw.get("cur_state") or ""),
             intended=str(raw.get("intended_status") or ""),
-            usd_per_hour=float(raw.get("dph_total") or 0),
-            is_bid=bool(raw.get("is_bid")),
-            disk_gb=float(raw.get("disk_space") or 0),
-            storage_usd_per_gb_month=float(raw.get("storage_cost") or 0),
+            usd_per_hour=_positive(raw.get("dph_total")) or 0.0,
+            disk_gb=_positive(raw.get("disk_space")) or 0.0,
+            storage_usd_per_gb_month=_positive(raw.get("storage_cost")) or 0.0,
             host=str(raw.get("public_ipaddr") or "").strip(),  # has been seen with a newline
             ports=_ports(raw.get("ports")),
             ssh_host=str(raw.get("ssh_host") or "").strip(),
             ssh_port=int(raw.get("ssh_port") or 0),
-            start_at_s=float(raw.get("start_date") or 0),
             end_at_s=_positive(raw.get("end_date")),
-            gpu_util=raw.get("gpu_util"),
-            gpu_temp=raw.get("gpu_temp"),
+            gpu_util=_number(raw.get("gpu_util")),
         )
 
     @property
@@ -173,14 +157,13 @@ class Charge:
 class PriceIncrease:
     """A host asks for more on a running contract. Never accepted by us: over the cap, the box is replaced."""
 
-    increase_id: int
     contract_id: int
     usd_per_hour: float
 
     @classmethod
     def read(cls, raw: Json) -> PriceIncrease:
         per_second = float(raw.get("new_gpu_costpersec") or 0) + float(raw.get("new_disk_ram_costpersec") or 0)
-        return cls(int(raw["pending_price_increase_id"]), int(raw["contract_id"]), per_second * 3600)
+        return cls(int(raw["contract_id"]), per_second * 3600)
 
 
 def _ports(raw: Any) -> dict[str, int]:
@@ -190,5 +173,18 @@ def _ports(raw: Any) -> dict[str, int]:
     return {name: int(maps[0]["HostPort"]) for name, maps in raw.items() if maps and maps[0].get("HostPort")}
 
 
+def _amount(raw: Any) -> float:
+    """Nothing is 0. Raises ValueError for what is negative, endless or no number."""
+    value = float(raw or 0)
+    if not 0 <= value < ENDLESS:
+        raise ValueError(f"{raw!r} is no amount")
+    return value
+
+
 def _positive(raw: Any) -> float | None:
-    return float(raw) if isinstance(raw, int | float) and raw > 0 else None
+    value = _number(raw)
+    return value if value is not None and value > 0 else None
+
+
+def _number(raw: Any) -> float | None:
+    return float(raw) if isinstance(raw, int | float) and -ENDLESS < raw < ENDLESS else None

@@ -7,6 +7,7 @@ state. The key goes into one header and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import stat
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
@@ -32,6 +33,7 @@ from cluster.errors import (
 from cluster.vast_types import Charge, Instance, Offer, PriceIncrease
 from models.errors import ConfigError
 
+T = TypeVar("T")
 BASE_URL = "https://console.vast.ai"
 KEY_ENV = "VAST_API_KEY"
 PAGE = 25
@@ -56,6 +58,7 @@ SPACING_S = {
 def read_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
     """The account key. Raises ConfigError when there is none, or when others could read its file."""
     if key_file is not None:
+        key_file = key_file.expanduser()
         try:
             mode = key_file.stat().st_mode
             if mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -67,7 +70,7 @@ def read_key(key_file: Path | None, environment: Mapping[str, str]) -> str:
             ) from error
     else:
         key = environment.get(KEY_ENV, "").strip()
-    if not key or not key.isprintable() or " " in key:
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(f"no provider key: set {KEY_ENV}, or provider.key_file to a file of mode 0600")
     return key
 
@@ -92,52 +95,61 @@ class VastClient:
         )
         self._spacing, self._wait_s = spacing, wait_s
         self._last_s: dict[str, float] = {}
-        self.skew_s = 0.0  # the provider's clock less ours, from its latest answer
+        self._ahead_s = time.time() - time.monotonic()  # of the provider's clock, by its answers
 
     def close(self) -> None:
         self._http.close()
 
     def now_s(self) -> float:
-        """Unix time by the provider's clock, which is the one that bills."""
-        return time.time() + self.skew_s
+        """Unix time by the provider's clock, which is the one that bills. A clock that is set here does not move it."""
+        return time.monotonic() + self._ahead_s
+
+    @property
+    def skew_s(self) -> float:
+        """The provider's clock less ours."""
+        return self.now_s() - time.time()
 
     def credit_usd(self) -> float:
         user = self._safe("user", "GET", "/api/v0/users/current/")
         found = user.get("credit", user.get("balance"))  # the reference says one, its schema the other
-        return float(found or 0)
+        return _read(float, found or 0)
 
     def search(self, query: Mapping[str, Any]) -> list[Offer]:
-        """Reading only, though a POST. Raises SearchQuota once the day's searches are used up."""
-        found = self._safe("search", "POST", "/api/v0/bundles/", body=query).get("offers") or []
-        return [Offer.read(raw) for raw in found]
+        """Reading only, though a POST. An offer that cannot be read is left out. Raises SearchQuota once the day's
+        searches are used up."""
+        offers = []
+        for raw in self._safe("search", "POST", "/api/v0/bundles/", body=query).get("offers") or []:
+            with contextlib.suppress(ProviderDown):
+                offers.append(_read(Offer.read, raw))
+        return offers
 
     def rent(self, offer_id: int, body: Mapping[str, Any]) -> int:
         """The new contract's id. Raises ProviderDown when it may or may not exist: look by label, do not repeat."""
         answer = self._patiently(lambda: self._call("rent", "PUT", f"/api/v0/asks/{offer_id}/", body), TooFast)
         if not answer.get("new_contract"):
             raise ProviderDown("the provider's answer to a rental names no contract")
-        return int(answer["new_contract"])  # its `instance_api_key` is dropped here: nothing of ours needs it
+        return _read(int, answer["new_contract"])  # its `instance_api_key` is dropped here: nothing of ours needs it
 
     def instances(self) -> list[Instance]:
         """All of the account, page by page. One listing may miss an instance: absence needs a second look."""
         found: dict[int, Instance] = {}
-        token: str | None = None
-        while True:
-            query = {"limit": str(PAGE), **({"after_token": token} if token else {})}
-            page = self._safe("list", "GET", "/api/v1/instances/", query=query)
-            found.update({i.contract_id: i for i in map(Instance.read, page.get("instances") or [])})
-            token = page.get("next_token")
-            if not token:
-                return list(found.values())
+        for page in self._pages("list", "/api/v1/instances/", {"limit": str(PAGE)}):
+            if "instances" not in page:  # else an answer to something else would say that nothing bills
+                raise ProviderDown("the provider's listing has another shape than documented")
+            found.update({i.contract_id: i for i in (_read(Instance.read, raw) for raw in page["instances"] or [])})
+        return list(found.values())
 
     def instance(self, contract_id: int) -> Instance | None:
         """None when there is no such contract any more."""
         try:
-            raw = self._safe("show", "GET", f"/api/v0/instances/{contract_id}/", query={"owner": "me"}).get("instances")
+            answer = self._safe("show", "GET", f"/api/v0/instances/{contract_id}/", query={"owner": "me"})
         except OfferGone:
             return None
+        if "instances" not in answer:
+            raise ProviderDown(f"the provider's answer about contract {contract_id} has another shape than documented")
+        raw = answer["instances"]
         raw = raw[0] if isinstance(raw, list) and raw else raw
-        return Instance.read(raw) if isinstance(raw, dict) and raw.get("id") else None
+        return _read(Instance.read, raw) if isinstance(raw, dict) and raw.get("id") else None
 
     def destroy(self, contract_id: int) -> None:
         """Safe to repeat: a contract that is gone counts as destroyed."""
@@ -157,7 +169,7 @@ class VastClient:
             # without our key: the storage is not the provider's API
             try:
                 response = httpx2.get(str(url), timeout=10.0, trust_env=False)
-            except httpx2.HTTPError as error:
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise ProviderDown(f"the logs cannot be fetched ({type(error).__name__})") from error
             if response.status_code == 200:
                 return response.text
@@ -170,17 +182,25 @@ class VastClient:
         """What was billed, by contract. Lags behind by hours, rounded to a tenth of a cent."""
         filters = {"day": {"gte": int(from_s), "lte": int(to_s)}, "type": {"in": ["instance"]}}
         query = {"select_filters": json.dumps(filters), "limit": str(CHARGES_PAGE)}
-        found: list[Charge] = []
-        while True:
-            page = self._safe("charges", "GET", "/api/v0/charges/", query=query)
-            found += [Charge.read(raw) for raw in page.get("results") or []]
-            if not page.get("next_token"):
-                return found
-            query = {**query, "after_token": page["next_token"]}
+        pages = self._pages("charges", "/api/v0/charges/", query)
+        return [_read(Charge.read, raw) for page in pages for raw in page.get("results") or []]
 
     def price_increases(self) -> list[PriceIncrease]:
         answer = self._safe("increases", "GET", "/api/v0/instances/pending-price-increases/")
-        return [PriceIncrease.read(raw) for raw in answer.get("pending_price_increases") or []]
+        return [_read(PriceIncrease.read, raw) for raw in answer.get("pending_price_increases") or []]
+
+    def _pages(self, kind: str, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        """Until there is no further token; one that comes twice would go on for ever. Raises ProviderDown."""
+        token, seen = "", set[str]()
+        while True:
+            page = self._safe(kind, "GET", path, query={**query, **({"after_token": token} if token else {})})
+            yield page
+            token = str(page.get("next_token") or "")
+            if not token:
+                return
+            if token in seen:
+                raise ProviderDown(f"GET {path}: the provider's pages go round in circles")
+            seen.add(token)
 
     def _safe(
         self,
@@ -239,8 +259,8 @@ class VastClient:
             theirs_s = parsedate_to_datetime(response.headers["date"]).timestamp()
         except (KeyError, ValueError):
             return
-        skew_s = theirs_s - time.time()
-        self.skew_s = skew_s if abs(skew_s) > 2.0 else 0.0  # the header counts whole seconds
+        if abs(theirs_s - self.now_s()) > 2.0:  # the header counts whole seconds
+            self._ahead_s = theirs_s - time.monotonic()
 
 
 def raise_for(response: httpx2.Response, what: str) -> None:
@@ -250,8 +270,8 @@ def raise_for(response: httpx2.Response, what: str) -> None:
     if status < 400 and answer.get("success", True) is not False:
         return
     code = str(answer.get("error") or "")
-    text = str(answer.get("msg") or answer.get("message") or code or response.text[:200] or f"status {status}").strip()
-    said = f"{what}: the provider says: {text}"
+    text = str(answer.get("msg") or answer.get("message") or code or response.text or f"status {status}")
+    said = f"{what}: the provider says: {' '.join(text.split())[:200]}"  # a page of HTML, from what stands between
     if answer.get("new_contract"):  # refused and rented all the same: seen with bids below the market
         raise BidTooLow(said, int(answer["new_contract"]))
     if "credit" in code or "credit" in text.lower() or status == 402:
@@ -271,6 +291,14 @@ def raise_for(response: httpx2.Response, what: str) -> None:
     raise Refused(said)
 
 
+def _read(how: Callable[[Any], T], raw: Any) -> T:
+    """Raises ProviderDown: what cannot be read is asked for again, and nothing is concluded from it."""
+    try:
+        return how(raw)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ProviderDown(f"the provider's answer has another shape than documented ({error!r})") from error
+
+
 def _json_of(response: httpx2.Response) -> dict[str, Any]:
     try:
         answer = response.json()
@@ -283,5 +311,5 @@ def _retry_after_s(response: httpx2.Response, answer: Mapping[str, Any]) -> floa
     raw = response.headers.get("retry-after") or answer.get("retry_after")
     try:
         return max(0.0, float(raw)) if raw else None
-    except ValueError:
+    except (ValueError, TypeError):
         return None

@@ -13,6 +13,7 @@ import secrets
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -108,7 +109,7 @@ class Vault:
         try:
             request = x509.load_pem_x509_csr(csr_pem.encode())
             public = request.public_key()
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise BoxFailed("the box's certificate request cannot be read") from error
         if not isinstance(public, ec.EllipticCurvePublicKey) or not request.is_signature_valid:
             raise BoxFailed("the box's certificate request is not signed by an elliptic-curve key of its own")

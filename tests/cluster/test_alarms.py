@@ -79,6 +79,7 @@ def watching(document: dict[str, Any], tmp_path: Path, receiver: Receiver) -> It
         said: list[str] = []
         config = load(written({**document, "alarms": {"url": receiver.url}, **changes}, tmp_path))
         deck = operate.open_deck(config, said.append)
+        deck.store.save()  # as an `up` that was cut off leaves it: `watch` does the rest
         hook = Webhook(receiver.url, 5.0, said.append)
         watcher = operate.Watcher(replace(deck, alarm=hook), stop)
         threads.append(threading.Thread(target=watcher.run))
@@ -181,6 +182,7 @@ def test_the_command_posts_to_the_files_address_and_ends_in_time(
     document: dict[str, Any], tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written({**document, "alarms": {"url": receiver.url}}, tmp_path)
+    operate.open_deck(load(file), print).store.save()
     stops: list[Any] = []
     monkeypatch.setattr("signal.signal", lambda _number, handler: stops.append(handler))
     runs = threading.Thread(target=main, args=(["watch", str(file)],))

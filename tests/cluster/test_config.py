@@ -34,6 +34,19 @@ def test_three_keys_are_enough() -> None:
         ("provider: {url: 'ftp://x'}", "provider.url"),
         ("budget_usd_per_day: 0.1", "does not pay one hour"),
         ("max_usd_per_hour: .inf", "max_usd_per_hour"),
+        ("max_usd_per_hour: yes", "max_usd_per_hour: a number is wanted"),
+        ("budget_usd_per_day: on", "budget_usd_per_day: a number is wanted"),
+        ("budget_usd_per_day: 2026-11-27", "budget_usd_per_day"),
+        ("boxes: yes", "boxes: a number is wanted"),
+        ("boxes: 1e3", "boxes"),
+        ("machines: {regions: [SE, NO]}", "machines.regions.1: Input should be a valid string: yes, no, on and off"),
+        ("profile: ''", "profile"),
+        ("name: ünïcode", "name"),
+        ("provider: {url: 'http://['}", "provider.url: no host or port"),
+        ("alarms: {url: 'https://x:99999/'}", "alarms.url: no host or port"),
+        ("tls: {days: 99999999999}", "tls.days"),
+        ("timing: {dead_man_hours: 0.0001}", "timing.dead_man_hours"),
+        ("timing: {drain_s: .inf}", "timing.drain_s"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(line: str, complaint: str) -> None:
@@ -51,7 +64,11 @@ def test_a_file_is_read_and_its_absence_said(tmp_path: Path, document: dict[str,
         load(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe\x00", b"profile: [", b"- a list", b""])
+def test_a_home_folder_is_meant_by_a_tilde() -> None:
+    assert parse(LEAST + "state_dir: ~/boxes").folder == Path.home() / "boxes" / "default"
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe\x00", b"profile: [", b"- a list", b"", b"x" * 10_000_000, b"&a [*a, *a]"])
 def test_a_file_that_is_no_cluster_file_is_refused_in_one_line(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_bytes(raw)

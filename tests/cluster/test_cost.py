@@ -14,6 +14,8 @@ from cluster.__main__ import main
 from cluster.cost import _per_1k
 from cluster.errors import ClusterError
 from cluster.served import tiers_of
+from cluster.state import Store as State
+from cluster.state import day_of
 from serving.ledger.row import Row
 from serving.ledger.store import Store
 from tests.cluster.conftest import written
@@ -96,3 +98,23 @@ def test_a_ledger_that_cannot_be_read_stops_the_report_with_its_words(
     service.write_text(service.read_text() + "colour: red\n")
     assert main(["cost", "--service", str(service), str(written(document, tmp_path))]) == 2
     assert "colour: unknown key" in capsys.readouterr().err
+
+
+def test_a_box_older_than_the_days_asked_for_is_in_the_report(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the oldest boxes that have cost most. The sum is of the days; what the box cost in all is beside it."""
+    file = written({**document, "boxes": 1}, tmp_path)
+    assert main(["up", str(file)]) == 0
+    store = State(tmp_path / "state" / "test")
+    (rental,) = store.state.rentals
+    now_s = time.time()
+    rental.since_s, rental.accrued_usd = now_s - 40 * 86_400, 300.0
+    store.state.spent_usd_by_day = {day_of(now_s - days * 86_400): 7.5 for days in range(1, 41)}
+    store.save()
+    capsys.readouterr()
+    assert main(["cost", "--json", "--days", "3", str(file)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["contract_id"] for row in report["boxes"]] == [rental.contract_id]
+    assert report["boxes"][0]["accrued_usd"] >= 300 and report["charged_but_unknown_here"] == []
+    assert report["accrued_usd"] == pytest.approx(15.0, abs=0.1) and len(report["spent_usd_by_day"]) == 3

@@ -226,8 +226,10 @@ def test_faults_the_state_file_is_broken(fake: FakeVast, document: dict[str, Any
     state.write_text(state.read_text()[:100])
     assert main(["down", str(file)]) == UNDONE
     state.unlink()
+    assert main(["up", str(file)]) == UNDONE and len(fake.contracts) == 1  # it knows of no box, and will not end one
+    assert main(["down", str(file)]) == DONE
     leaked = recover(fake, file)
-    book("state file broken, moved away, then `up`", leaked)
+    book("state file broken, moved away, then `up`, `down`", leaked)
     assert leaked == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ async def test_a_rented_box_answers_through_the_pool_and_one_taken_away_does_not
     fake: FakeVast, boxes: FakeBoxes, document: dict[str, Any], tmp_path: Path
 ) -> None:
     deck = operate.open_deck(load(written(document, tmp_path)), lambda _: None)
-    operate.up(deck)
+    await asyncio.to_thread(operate.up, deck)  # the controller blocks, and has loops of its own
     async with aiohttp.ClientSession() as session:
         pool = Pool("small", [])
         members = Members(pool, deck.config.folder / FILE, Capabilities(), session)
@@ -36,11 +37,11 @@ async def test_a_rented_box_answers_through_the_pool_and_one_taken_away_does_not
         reply = await pool.ask(call())
         assert reply.completion is not None and reply.completion.body["choices"]
         assert [m.ready for m in await pool.health()] == [True]
-        operate.up(deck)  # a new key under the same path
-        Fleet(deck).tick()
+        await asyncio.to_thread(operate.up, deck)  # a new key under the same path
+        await asyncio.to_thread(Fleet(deck).tick)
         members.look()
         assert (await pool.ask(call())).completion is not None
-        operate.down(deck)
+        await asyncio.to_thread(operate.down, deck)
         members.look()
         assert pool.backends == []
     assert fake.standing() == []

@@ -52,9 +52,9 @@ def joined(vault: Vault, address: Address) -> str:
 
 def test_a_box_joins_once_and_serves_whoever_has_its_key(vault: Vault, address: Address) -> None:
     key = joined(vault, address)
-    with BoxClient(address, vault.ca_file, key) as client:
-        assert client.status().ready
-        assert client.measure("m", 3, 10) > 0
+    client = BoxClient(address, vault.ca_file, key)
+    assert client.status().ready
+    assert client.measure("m", 3, 10) > 0
     with pytest.raises(NotAdmitted):
         box_client.hello(address, vault.join_token(LABEL))
 
@@ -122,9 +122,9 @@ def test_no_key_no_answer(vault: Vault, address: Address, path: str) -> None:
 )
 def test_what_is_not_listed_does_not_exist(vault: Vault, box: Box, address: Address, path: str) -> None:
     key = joined(vault, address)
-    with BoxClient(address, vault.ca_file, key) as client:
-        for verb in ("GET", "POST"):
-            assert client._call(verb, path).status_code in (404, 405, 307)
+    client = BoxClient(address, vault.ca_file, key)
+    for verb in ("GET", "POST"):
+        assert client._call(verb, path).status in (404, 405, 307)
     assert box.engine.answered == 0
 
 
@@ -138,21 +138,23 @@ def test_the_port_speaks_tls_only(box: Box) -> None:
 def test_a_rotated_key_takes_over_and_the_old_one_fades(vault: Vault, box: Box, address: Address) -> None:
     old = joined(vault, address)
     new = vault.next_key(LABEL)
-    with BoxClient(address, vault.ca_file, old) as client:
-        csr = client.status().csr
-        client.rotate(new, vault.certify(csr, NAME, "127.0.0.1", 30))
-        assert client.status().ready  # requests under way are not cut off
-    with BoxClient(address, vault.ca_file, new) as client:
-        assert client.status().ready
+    client = BoxClient(address, vault.ca_file, old)
+    csr = client.status().csr
+    client.rotate(new, vault.certify(csr, NAME, "127.0.0.1", 30))
+    assert client.status().ready  # requests under way are not cut off
+    client = BoxClient(address, vault.ca_file, new)
+    assert client.status().ready
     box.identity._old = (old, 0.0)  # two minutes later
-    with BoxClient(address, vault.ca_file, old) as client, pytest.raises(NotAdmitted):
+    client = BoxClient(address, vault.ca_file, old)
+    with pytest.raises(NotAdmitted):
         client.status()
 
 
 def test_a_certificate_for_another_key_is_refused(vault: Vault, address: Address, tmp_path: Path) -> None:
     key = joined(vault, address)
     foreign = Identity(tmp_path / "other", NAME, "t").csr()
-    with BoxClient(address, vault.ca_file, key) as client, pytest.raises(BoxFailed):
+    client = BoxClient(address, vault.ca_file, key)
+    with pytest.raises(BoxFailed):
         client.rotate("k" * 43, vault.certify(foreign, NAME, "127.0.0.1", 30))
 
 
@@ -160,7 +162,8 @@ def test_a_box_of_another_cluster_is_not_believed(vault: Vault, address: Address
     key = joined(vault, address)
     other = Vault(tmp_path / "other")
     other.prepare("other")
-    with BoxClient(address, other.ca_file, key) as client, pytest.raises(NotReachable):
+    client = BoxClient(address, other.ca_file, key)
+    with pytest.raises(NotReachable):
         client.status()
 
 
@@ -179,10 +182,10 @@ def test_a_restarted_container_is_the_same_box(vault: Vault, tmp_path: Path) -> 
 def test_only_the_controllers_own_calls_hold_the_dead_mans_switch(vault: Vault, box: Box, address: Address) -> None:
     key = joined(vault, address)
     box.heartbeat.unlink()
-    with BoxClient(address, vault.ca_file, key) as client:
-        client._call("POST", "/v1/chat/completions", json={})
-        assert not box.heartbeat.exists()
-        client.status()
+    client = BoxClient(address, vault.ca_file, key)
+    client._call("POST", "/v1/chat/completions", json={})
+    assert not box.heartbeat.exists()
+    client.status()
     assert box.heartbeat.read_text().isdigit()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -63,7 +64,7 @@ def host() -> Iterator[tuple[str, list[bytes]]]:
     server.server_close()
 
 
-def run(fake: FakeVast, source: tuple[str, str], folder: Path) -> str:
+def run(fake: FakeVast, source: tuple[str, str], folder: Path, path: str = os.environ["PATH"]) -> str:
     """Until the box has destroyed itself; what it said. Paths of the box are put below `folder`."""
     contract = VastClient(KEY, fake.url, spacing=0).rent(1, BODY)
     image = {"source": {"url": source[0], "sha256": source[1]}}
@@ -72,7 +73,7 @@ def run(fake: FakeVast, source: tuple[str, str], folder: Path) -> str:
     )
     text = script(config).replace(CODE, str(folder / "code")).replace("/tmp/farthing.tgz", str(folder / "source.tgz"))
     environment = {
-        "PATH": os.environ["PATH"],
+        "PATH": path,
         "FARTHING_SOURCE_URL": source[0],
         "FARTHING_SOURCE_SHA256": source[1],
         "FARTHING_DEAD_MAN_S": "0",
@@ -83,7 +84,11 @@ def run(fake: FakeVast, source: tuple[str, str], folder: Path) -> str:
     log = folder / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            ["bash", "-c", text], env=environment, stdout=out, stderr=out, start_new_session=True
+            [shutil.which("bash") or "bash", "-c", text],
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         until_s = time.monotonic() + 60
@@ -112,3 +117,19 @@ def test_another_source_than_the_file_says_is_not_run(
     said = run(fake, (url, "0" * 64), tmp_path)
     assert "this ran" not in said and "FAILED: the source is not the one of image.source.sha256" in said
     assert fake.standing() == []
+
+
+def test_a_box_that_got_no_curl_gets_it_to_end_itself(
+    fake: FakeVast, host: tuple[str, list[bytes]], tmp_path: Path
+) -> None:
+    """The stock image has none. Where the package mirror was away, nothing else would ever end the box."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "sleep", "mkdir", "cat", "ln", "rm"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    (tmp_path / "away").write_text("")
+    mirror = f"#!/bin/bash\n[ -e {tmp_path}/away ] && {{ rm {tmp_path}/away; exit 100; }}\n"
+    (programs / "apt-get").write_text(mirror + f"ln -sf {shutil.which('curl')} {programs}/curl\n")
+    (programs / "apt-get").chmod(0o755)
+    said = run(fake, (host[0], "0" * 64), tmp_path, str(programs))
+    assert "FAILED: no curl" in said and fake.standing() == []

@@ -133,6 +133,26 @@ def test_a_bid_stays_within_the_cap_and_above_the_floor() -> None:
     assert found.usd_per_hour <= 0.22
 
 
+@pytest.mark.parametrize("floor", [0.2, 0.20004, 0.183337, 0.1])
+@pytest.mark.parametrize("cap", [0.221237, 0.20129, 0.22004])
+def test_a_bid_is_not_rounded_over_the_cap_nor_under_the_floor(cap: float, floor: float) -> None:
+    asked = config(interruptible=True, max_usd_per_hour=cap, disk_gb=8)
+    for found in rank(offered(offer(1, min_bid=floor, storage_cost=0.09)), asked, AWQ):
+        assert found.bid_usd_per_hour is not None and found.bid_usd_per_hour >= floor
+        assert found.usd_per_hour <= cap + 1e-9
+    within = floor + 8 * 0.09 / 720 <= cap
+    assert bool(rank(offered(offer(1, min_bid=floor, storage_cost=0.09)), asked, AWQ)) is within
+
+
+def test_no_bid_is_made_where_the_floor_is_not_known() -> None:
+    assert rank(offered(offer(1, min_bid=None)), config(interruptible=True), AWQ) == []
+
+
+def test_a_price_at_the_cap_is_within_it() -> None:
+    (found,) = rank(offered(offer(1, dph_total=0.1 + 0.2)), config(max_usd_per_hour=0.3), AWQ)
+    assert found.usd_per_hour > 0.3  # by a rounding
+
+
 def test_what_is_sent_keeps_to_the_providers_limits() -> None:
     source = {"url": "https://example.org/" + "x" * 200, "sha256": "0" * 64}
     asked = config(image={"source": source}, ssh=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster import errors
+from cluster import errors, vastai
 from cluster.vastai import VastClient, read_key
 from models.errors import ConfigError
 from tests.cluster.fake_vast import KEY, Drop, FakeVast, Reply, offer
@@ -152,6 +153,19 @@ def test_the_providers_clock_is_learnt(fake: FakeVast, client: VastClient) -> No
     assert client.skew_s == pytest.approx(86_400, abs=3)
 
 
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_here_moves_no_limit(
+    fake: FakeVast, client: VastClient, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    """In the middle of a look: a box would be too slow to boot, or an hour billed twice."""
+    client.instances()
+    before_s, real = client.now_s(), time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(vastai.time, "time", lambda: real() + step_s)
+        assert client.now_s() == pytest.approx(before_s, abs=30)
+        assert client.skew_s == pytest.approx(-step_s, abs=30)
+
+
 def test_the_key_comes_from_a_private_file_or_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("abc\n")
@@ -161,8 +175,9 @@ def test_the_key_comes_from_a_private_file_or_the_environment(tmp_path: Path) ->
     file.chmod(0o600)
     assert read_key(file, {}) == "abc"
     assert read_key(None, {"VAST_API_KEY": "def"}) == "def"
-    with pytest.raises(ConfigError, match="VAST_API_KEY"):
-        read_key(None, {})
+    for nothing in ({}, {"VAST_API_KEY": "two words"}, {"VAST_API_KEY": "ключ"}):
+        with pytest.raises(ConfigError, match="VAST_API_KEY"):
+            read_key(None, nothing)
 
 
 def test_the_key_is_in_no_error_and_no_log(fake: FakeVast, caplog: pytest.LogCaptureFixture) -> None:
@@ -174,3 +189,79 @@ def test_the_key_is_in_no_error_and_no_log(fake: FakeVast, caplog: pytest.LogCap
     with pytest.raises(errors.ProviderDown) as unreachable:
         gone.instances()
     assert "s3cret" not in f"{refused.value!r} {unreachable.value!r} {caplog.text}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dph_total": float("nan")},
+        {"dph_total": -0.4},
+        {"dph_total": 0},
+        {"dph_total": None},
+        {"storage_cost": -9.0},
+        {"inet_down_cost": "much"},
+        {"machine_id": None},
+    ],
+)
+def test_an_offer_that_cannot_be_one_is_left_out(fake: FakeVast, client: VastClient, wrong: dict[str, Any]) -> None:
+    good = offer(1) | {"a field of next year": {"x": [1]}}
+    fake.on_call = answering("bundles", {"offers": [offer(2) | wrong, "no offer", good]})
+    assert [o.offer_id for o in client.search({})] == [1]
+
+
+def test_thousands_of_offers_are_read(fake: FakeVast, client: VastClient) -> None:
+    fake.on_call = answering("bundles", {"offers": [offer(n) for n in range(5000)]})
+    assert len(client.search({})) == 5000
+
+
+def test_an_instance_listed_twice_is_one(fake: FakeVast, client: VastClient) -> None:
+    contract = client.rent(1, BODY)
+    row = fake._shown(fake.contracts[contract])
+    fake.on_call = answering("instances", {"success": True, "instances": [row, row], "next_token": None})
+    assert [i.contract_id for i in client.instances()] == [contract]
+
+
+@pytest.mark.parametrize("price", [float("nan"), float("inf"), -1.0, "free", None])
+def test_an_instance_at_an_impossible_price_is_there_all_the_same(
+    fake: FakeVast, client: VastClient, price: Any
+) -> None:
+    row = fake._shown(fake.contracts[client.rent(1, BODY)]) | {"dph_total": price, "gpu_util": "n/a"}
+    fake.on_call = answering("instances", {"instances": [row]})
+    (instance,) = client.instances()
+    assert (instance.usd_per_hour, instance.gpu_util) == (0.0, None)
+
+
+HTML = "<html>\n<head><title>Just a moment...</title></head>\n<body>" + "x" * 9000 + "</body>\n</html>"
+
+
+@pytest.mark.parametrize("body", [HTML, {"success": True}, {"instances": ["x"]}, {"instances": [{"id": None}]}])
+def test_what_is_no_listing_never_says_that_nothing_bills(fake: FakeVast, client: VastClient, body: Any) -> None:
+    contract = client.rent(1, BODY)
+    fake.on_call = answering("instances", body)
+    with pytest.raises(errors.ProviderDown):
+        client.instances()
+    if body in (HTML, {"success": True}):
+        with pytest.raises(errors.ProviderDown):
+            client.instance(contract)
+
+
+def test_pages_that_go_round_in_circles_end(fake: FakeVast, client: VastClient) -> None:
+    fake.on_call = answering("", {"instances": [], "results": [], "next_token": "again"})
+    for ask in (client.instances, lambda: client.charges(0, 1)):
+        with pytest.raises(errors.ProviderDown, match="circles"):
+            ask()
+
+
+def test_a_page_of_html_is_told_in_one_short_line(fake: FakeVast, client: VastClient) -> None:
+    fake.on_call = answering("instances", HTML, 503)
+    with pytest.raises(errors.ProviderDown) as caught:
+        client.instances()
+    assert "\n" not in caught.value.message and len(caught.value.message) < 300
+
+
+def answering(part: str, body: Any, status: int = 200) -> Any:
+    def on_call(verb: str, path: str, at: str) -> None:
+        if part in path:
+            raise Reply(status, body)
+
+    return on_call

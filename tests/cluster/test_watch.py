@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import getpass
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -243,7 +245,7 @@ def test_other_instances_of_the_account_are_never_touched(start: Start, fake: Fa
 def test_the_count_agrees_with_the_providers_book(start: Start, fake: FakeVast) -> None:
     fake.speed = 36_000.0  # ten hours a second
     deck = start(budget_usd_per_day=1e6, timing={"boot_s": 1e9, "model_s": 1e9, "drain_s": 0, "missing_s": 0})
-    until_s = time.monotonic() + 1.0
+    until_s = time.monotonic() + 3.0  # of which the book's last moment, after the last look, is little
     while time.monotonic() < until_s:
         Fleet(deck).tick()
     counted = sum(r.accrued_usd for r in deck.store.state.rentals)
@@ -288,7 +290,19 @@ def test_the_unit_file_is_printed(document: dict[str, Any], tmp_path: Path, caps
     file = written(document, tmp_path)
     assert main(["watch", "--systemd", str(file)]) == 0
     text = capsys.readouterr().out
-    assert f"ExecStart={sys.executable} -m cluster watch {file.resolve()}" in text and "Restart=always" in text
+    assert f'ExecStart="{sys.executable}" -m cluster watch "{file.resolve()}"' in text and "Restart=always" in text
+    assert f"\nUser={getpass.getuser()}\n" in text
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="asks systemd itself")
+def test_systemd_takes_the_unit_file_whatever_the_folders_are_called(tmp_path: Path, capsys: Any) -> None:
+    odd = tmp_path / 'my boxes 100%n "$HOME"'
+    odd.mkdir()
+    assert main(["watch", "--systemd", str(odd / "cluster.yaml")]) == 0
+    unit = tmp_path / "farthing-cluster.service"
+    unit.write_text(capsys.readouterr().out)
+    found = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", ["offers", "plan", "up", "status", "cost", "logs", "down"])
