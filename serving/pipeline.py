@@ -223,6 +223,7 @@ class Pipeline:
         job.deadline.check()
         reservation = await self.accounts.reserve(job.key, tier, job.asked)
         with self.accounts.spending(job.row, tier, reservation) as spending:
+            job.deadline.check()  # again: who is late by now has sent nothing, and pays nothing
             call, gate = _call(job), way.gate
             resumes = gate is None and tier.owned and may_resume(call)
             call = gate.call(call) if gate is not None else counted(call) if resumes else call
