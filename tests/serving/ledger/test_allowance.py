@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from models.errors import BudgetExceeded, RateLimited
-from serving.ledger.allowance import Admission, Allowance, CannotReserve, LedgerUnreachable
+from serving.ledger.allowance import Allowance, CannotReserve, LedgerUnreachable
 from serving.ledger.grants import HOLD_S, LEASE_TTL_S, Budgets, Grants, Lease, LeaseRequest
 from serving.ledger.keys import ApiKey, Limits
 from serving.ledger.store import DAY_MS, Spend
@@ -91,31 +91,6 @@ async def test_requests_that_come_together_ask_together(world: World) -> None:
     results = await asyncio.gather(*(replica.reserve(limited, 100) for _ in range(12)), return_exceptions=True)
     assert sum(isinstance(result, BudgetExceeded) for result in results) == 2
     assert world.calls <= 3
-
-
-async def test_who_leaves_while_asking_for_all_takes_nobody_along(world: World) -> None:
-    replica, limited = world.replica(), key(requests_per_minute=10)
-    may = asyncio.Semaphore(0)
-    answer = world.transport
-
-    async def slowly(request: LeaseRequest) -> Lease:
-        await may.acquire()
-        return await answer(request)
-
-    replica._transport = slowly
-    first = asyncio.create_task(replica.admit(limited))
-    await asyncio.sleep(0.01)
-    others = [asyncio.create_task(replica.admit(limited)) for _ in range(3)]
-    await asyncio.sleep(0.01)
-    may.release()
-    await first
-    await asyncio.sleep(0.01)  # the second asks for the other two as well
-    others[0].cancel()
-    await asyncio.sleep(0.01)
-    may.release()
-    may.release()
-    ended = await asyncio.gather(*others, return_exceptions=True)
-    assert [type(end) for end in ended] == [asyncio.CancelledError, Admission, Admission]
 
 
 async def test_requests_per_minute_drip_back(world: World) -> None:
