@@ -4,8 +4,8 @@ Calls go through Serve's proxy, which holds a request for a dead engine until th
 engine that is not there, and one that waits for its first byte is given up when the last engine goes. Whatever fails
 while none is there is `NotUp`.
 
-Ours takes the token of our own file. Who refuses it is another instance's engine: Serve counts its replicas' ports from
-30000 in every instance of a machine, and the proxy may for a moment know a dead one's that another instance has taken.
+Ours takes the token of our own file. Who refuses it is another instance's engine, on the port of a dead one that the
+proxy has not forgotten yet: no reason to leave ours alone for minutes, as a refused key is elsewhere.
 """
 
 from __future__ import annotations

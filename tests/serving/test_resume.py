@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -207,6 +208,26 @@ async def test_a_deadline_that_passes_before_another_goes_on_is_told_as_such(set
         row = await one(service)
     assert text(body) == "a farthing is a" and events(body)[-1]["error"]["code"] == "deadline_exceeded"
     assert (row["status"], row["error_code"]) == ("timed_out", "deadline_exceeded")
+
+
+async def test_who_leaves_while_another_engine_is_asked_frees_it_and_pays_for_what_was_made(setup: Setup) -> None:
+    arrange(setup, Step(LONG, cut_after=4, counts=True), Step(LONG, delay_s=60))
+    async with running(setup) as service:
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x y"}]}
+        async with service.http.post(f"{service.url}/v1/chat/completions", json=body) as response:
+            await response.content.readany()
+            while not setup.more[0].calls:
+                await asyncio.sleep(0.01)
+        row = await one(service)
+        members = service.accounts.tiers["small"].pool._members
+        assert [member.in_flight for member in members] == [0, 0]
+    assert setup.more[0].ended == 1
+    assert (row["status"], row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (
+        "cancelled",
+        2,
+        4,
+        False,
+    )
 
 
 async def test_an_answer_that_had_ended_is_whole(setup: Setup) -> None:
