@@ -2,6 +2,7 @@
 
 Failures are counted consecutively: a backend that answers now and then is kept, because a retry or another backend
 covers single failures, while one that answers nobody is found after few calls. The caller's own errors never count.
+Where nobody is there (`NotUp`), whom to leave alone has gone: the next one begins with a clean slate.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.errors import FarthingError, Overloaded, UpstreamError
+from models.errors import FarthingError, NotUp, Overloaded, UpstreamError
 
 CLOSED, HALF_OPEN, OPEN = "closed", "half_open", "open"
 
@@ -72,6 +73,8 @@ class Breaker:
         was_probe, self._probing = self._probing, False
         if not isinstance(error, UpstreamError):
             self.succeeded()  # it answered, and with judgement
+        elif isinstance(error, NotUp) or isinstance(error.__cause__, NotUp):  # the cause: of a stream that was cut
+            self.succeeded()
         elif error.cools_down:
             self._open(self._policy.cool_down_s)
         elif isinstance(error, Overloaded):

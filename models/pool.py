@@ -234,10 +234,11 @@ class Pool:
             member.ended()
 
     async def health(self) -> list[MemberHealth]:
-        found = await asyncio.gather(*(m.backend.health() for m in self._members))
+        members = list(self._members)  # they may change meanwhile
+        found = await asyncio.gather(*(m.backend.health() for m in members))
         return [
             MemberHealth(m.backend.name, h.ready and m.breaker.state != "open", h.detail, m.breaker.state)
-            for m, h in zip(self._members, found, strict=True)
+            for m, h in zip(members, found, strict=True)
         ]
 
     def replace(self, backends: Sequence[Backend]) -> None:

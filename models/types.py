@@ -16,6 +16,7 @@ from models.errors import DeadlineExceeded
 
 Endpoint = Literal["chat/completions", "completions"]
 Json = dict[str, Any]
+_PASSED = "the deadline passed before an answer was ready; raise farthing.deadline_ms"
 MAX_TOKENS = 10**9  # of one call: what is told beyond it is no count, and would not fit the ledger's integers
 
 
@@ -45,16 +46,18 @@ class Deadline:
     def check(self) -> None:
         """Raise DeadlineExceeded when the time is up."""
         if self.remaining_s() <= 0.0:
-            raise DeadlineExceeded("the deadline passed before an answer was ready; raise farthing.deadline_ms")
+            raise DeadlineExceeded(_PASSED)
 
     @asynccontextmanager
     async def limit(self) -> AsyncIterator[None]:
         """A block that may take until then. Raises DeadlineExceeded."""
+        limit = asyncio.timeout(self.remaining_s())
         try:
-            async with asyncio.timeout(self.remaining_s()):
+            async with limit:
                 yield
         except TimeoutError:
-            self.check()
+            if limit.expired():  # by the loop's clock, which need not wait for the deadline's
+                raise DeadlineExceeded(_PASSED) from None
             raise
 
 

@@ -13,6 +13,10 @@ from router.artifacts import current_version, point_to
 from router.rollout import MODES, Rollout
 
 CONFIGURED = "configured"
+WHERE = (
+    "so do only services whose configuration has routing.decider 'learned' and this folder as routing.artifacts; "
+    "with decider 'rules', the default, nothing here has any effect"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode",
         choices=(*MODES, CONFIGURED),
-        help="what running services do from now on, whatever their configuration says; 'configured': as that says",
+        help="what running services with routing.decider 'learned' do from now on, whatever their routing.learned "
+        "says; 'configured': as that says",
     )
     parser.add_argument("--rollout", type=float, metavar="SHARE", help="with --mode act: of conversations (default: 1)")
 
@@ -50,14 +55,14 @@ def _wanted(arguments: argparse.Namespace) -> Rollout | None:
 
 
 def in_force(root: Path) -> str:
-    """What services that follow this folder do with its router."""
+    """What services that follow this folder do with its router. Which do is in their configurations, unknown here."""
     turned = rollout.read(root)
     if turned is None:
-        return "acts as each service's configuration says (routing.learned)"
+        return f"acts as each service's configuration says (routing.learned)\n{WHERE}"
     does = (
         f"acts on {turned.share:.4g} of conversations" if turned.mode == "act" else "shadow: decides, acts on nothing"
     )
-    return f"{does}, whatever configurations say; --mode {CONFIGURED} ends that"
+    return f"{does}, whatever routing.learned says; --mode {CONFIGURED} ends that\n{WHERE}"
 
 
 def listing(root: Path) -> list[list[str]]:

@@ -6,18 +6,22 @@ Knows no HTTP beyond the Authorization header's text.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from models.errors import Forbidden, Unauthenticated
+from models.errors import Forbidden, RateLimited, Unauthenticated
 from serving.capacity import Capacity
 from serving.ledger.allowance import Admission as Slot
 from serving.ledger.allowance import Allowance
+from serving.ledger.grants import Bucket
 from serving.ledger.keys import ApiKey, KeyTable, Limits
 from serving.wire.options import Options
 from serving.wire.request import Asked
 
 ANONYMOUS = ApiKey(id="", tenant="default")
 OPERATOR = ApiKey(id="operator", tenant="", role="admin", limits=Limits(models=()))
+FEEDBACK_PER_MINUTE = 600  # of a key whose requests have no limit
 HEADER_NAMES = {"requests": "requests", "tokens": "tokens"}
 
 
@@ -41,6 +45,27 @@ class Principal:
         return self.key.defaults
 
 
+@dataclass(slots=True)
+class FeedbackLimit:
+    """How often each key may say what it thinks of answers: as often as it may ask, and apart from its asking, so that
+    every answer can be spoken of. Each time costs looks into the ledger, and for an unknown request up to two seconds
+    of them. In this replica alone: it bounds a flood, and need not be exact."""
+
+    clock_s: Callable[[], float] = time.monotonic
+    _buckets: dict[str, Bucket] = field(default_factory=dict)
+
+    def take(self, key: ApiKey) -> None:
+        """Raises RateLimited."""
+        limit, now_s = key.limits.requests_per_minute or FEEDBACK_PER_MINUTE, self.clock_s()
+        bucket = self._buckets.setdefault(key.id, Bucket(limit, limit, now_s))
+        bucket.per_minute = limit  # a key's limits may be changed
+        if bucket.fill(now_s, 0) < 1:
+            wait_s = max(1.0, bucket.wait_s(1))
+            text = f"this key may send feedback {limit} times a minute: try again in {wait_s:.0f} s"
+            raise RateLimited(text, retry_after_s=wait_s)
+        bucket.level -= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
     """The door. Without `required`, requests without one of our keys belong to the tenant `default`."""
@@ -50,6 +75,7 @@ class Admission:
     allowance: Allowance
     capacity: Capacity
     operator_token: str = ""  # of this machine's command line; it may delete and look, and asks no model
+    feedback: FeedbackLimit = field(default_factory=FeedbackLimit)
 
     def authenticate(self, authorization: str | None) -> Principal:
         """Raises Unauthenticated. SDKs always send some key: one that is not ours counts as none."""

@@ -51,9 +51,13 @@ class RemoteDecider:
     fell_back: Callable[[str], None]
 
     async def __call__(self, facts: Facts) -> Decision:
-        """Raises the request's own error when no tier can take it."""
+        """Raises the request's own error when no tier can take it.
+
+        Not by `wait_for`: it answers a request's end with the decision that came in the same moment.
+        """
         try:
-            answer = await asyncio.wait_for(self.ask(facts, self.deadline_s), self.deadline_s)
+            async with asyncio.timeout(self.deadline_s):
+                answer = await self.ask(facts, self.deadline_s)
         except TimeoutError:
             return self._default(facts, "router_late")
         except Exception:  # noqa: BLE001 - the edge to another process: whatever broke there, the request goes on

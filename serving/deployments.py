@@ -235,7 +235,7 @@ class Engine:
         runtime.metrics.mkdir(parents=True, exist_ok=True)  # every metric opens a file in it, vLLM's own too
         from models.local.engine import Engine as Inside
         from models.local.engine import create_app
-        from models.local.presence import announce
+        from models.local.presence import stay
         from serving.telemetry import EngineMetrics
 
         alone = token is None  # on other nodes the bookkeeper asks for the load, and nobody could see a lock
@@ -243,7 +243,8 @@ class Engine:
         self._inside = Inside(flags, observer=lambda load: metrics.observe(model, load) if metrics else None)
         await self._inside.start()
         await self._inside.warm_up()
-        self._presence = announce(runtime.presence(tier)) if alone else None
+        there = stay(runtime.presence(tier), lambda: self._inside.ready) if alone else None
+        self._presence = asyncio.create_task(there) if there is not None else None
         self._app = create_app(self._inside, token or read_secret(runtime.engine_token_file))
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -254,5 +255,6 @@ class Engine:
 
     async def __del__(self) -> None:
         if self._presence is not None:
-            os.close(self._presence)
+            self._presence.cancel()
+            await asyncio.wait([self._presence])
         await asyncio.to_thread(self._inside.shutdown)

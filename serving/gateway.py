@@ -212,9 +212,13 @@ class Gateway:
         await exchange.reply_json(200, with_cost(body, cost_usd, outcome.usage), headers)
 
     async def _first(self, answer: Answer) -> Opening | None:
-        """Wait for the first content, which decides the headers; after ten seconds send them without."""
+        """Wait for the first content, which decides the headers; after ten seconds send them without.
+
+        Not by `wait_for`: it answers a client's leaving with what came in the same moment.
+        """
         try:
-            return await asyncio.wait_for(answer.opened(), HEADERS_WAIT_S)
+            async with asyncio.timeout(HEADERS_WAIT_S):
+                return await answer.opened()
         except TimeoutError:
             return None
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 SCRIPT = Path(__file__).resolve().with_name("haproxy.sh")
+_REPLICAS_FROM, _BLOCKS, _BLOCK = 30_000, 45, 20  # ports, below 31,000, where Ray's range ends
 _PREFIX = "fh-"  # short: HAProxy refuses sockets with paths of 98 characters, of which Ray takes 57 for its node's id
 
 
@@ -59,6 +60,9 @@ def environment(folder: Path, host: str, port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        # Each instance of a machine counts its replicas' ports from here. Did all from 30,000, the HAProxy of one could
+        # take what another has put on a dead replica's port for that one: callers would come to the other's gateway.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(_REPLICAS_FROM + port % _BLOCKS * _BLOCK),
         # A replaced HAProxy keeps open streams this long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",  # Ray's four take the cores from the gateways

@@ -36,7 +36,7 @@ from serving.flights import Flight, Flights
 from serving.job import Answer, Job, Opening, Outcome
 from serving.ledger.row import Status
 from serving.memory import Memory, aside
-from serving.resume import may_resume, unbroken
+from serving.resume import counted, may_resume, unbroken
 from serving.semantic import text_of
 from serving.tiers import ServingTier, Tiers
 from serving.wire.request import facts
@@ -223,9 +223,12 @@ class Pipeline:
         job.deadline.check()
         reservation = await self.accounts.reserve(job.key, tier, job.asked)
         with self.accounts.spending(job.row, tier, reservation) as spending:
+            job.deadline.check()  # again: who is late by now has sent nothing, and pays nothing
             call, gate = _call(job), way.gate
+            resumes = gate is None and tier.owned and may_resume(call)
+            call = gate.call(call) if gate is not None else counted(call) if resumes else call
             try:
-                reply = await tier.pool.ask(gate.call(call) if gate is not None else call, model=job.target.model)
+                reply = await tier.pool.ask(call, model=job.target.model)
             except (asyncio.CancelledError, DeadlineExceeded):
                 job.row.route, job.row.model = tier.name, job.target.model or tier.models[0]
                 spending.charge(_estimate(job, 0))  # it had been sent: the prompt at least is paid for
@@ -238,7 +241,7 @@ class Pipeline:
             if reply.completion is not None:
                 usage = reply.completion.usage or _estimate(job, len(orjson.dumps(reply.completion.body)))
                 return Outcome(opening, usage, spending.charge(usage), body=reply.completion.body)
-            if gate is None and tier.owned and may_resume(call):
+            if resumes:
                 again = partial(_ask_another, tier.pool)
                 reply.chunks = unbroken(replace(reply), call, again, partial(self._took_over, job))
             outcome = await self._stream(flight, job, reply, opening, spending)

@@ -3,6 +3,9 @@
 A rented box is taken without notice, in the middle of an answer. vLLM goes on from a given beginning
 (`continue_final_message`), so the next engine reads prompt and beginning, and its first new token follows the last one
 seen. Of our own engines alone: a provider has no such option, and its tokens cost money twice.
+
+Tokens are counted as the engines count them: each says with every event what it has made so far
+(`continuous_usage_stats`), which the caller does not see. Where one does not, events are counted instead.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any, Final
 
 import orjson
@@ -19,7 +22,7 @@ from models.backend import Backend
 from models.errors import DeadlineExceeded, FarthingError, StreamCut
 from models.pool import Reply
 from models.types import Call, Chunk, Json, Usage
-from models.upstream.sse import payload
+from models.upstream.sse import payload, without_running_usage
 from serving.cascade import suits
 from serving.wire.assemble import event
 
@@ -46,36 +49,67 @@ def may_resume(call: Call) -> bool:
     return suits(body) and not (body.get("stream_options") or {}).get("continuous_usage_stats")
 
 
+def counted(call: Call) -> Call:
+    """The call, which asks to be told with every event how many tokens it took so far."""
+    options = {**(call.body.get("stream_options") or {}), "continuous_usage_stats": True}
+    return replace(call, body={**call.body, "stream_options": options})
+
+
 @dataclass(slots=True)
 class _Seen:
-    """What a stream has said so far. `head`: the first chunk's fields, which all later ones repeat.
+    """What a stream has said so far. `head`: the first chunk's fields, which all later ones repeat; `usage`: as last
+    told with an event, None where the engine does not count along.
 
-    `plain` is false where there was more than text. Tokens are counted by events, of which each has one or more.
-    White space at the end is not given back, since chat templates may take it off: the model says it again, unheard.
+    `plain` is false where there was more than text. White space at the end is not given back, since chat templates may
+    take it off: the model says it again, unheard.
     """
 
     head: Json = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
+    chars: int = 0
+    usage: Usage | None = None
+    marks: list[tuple[int, int]] = field(default_factory=list)  # after an event: characters, and tokens as told
     plain: bool = True
     ended: bool = False
     again: str = ""  # white space that has been seen, and that the rest may begin with
-
-    @property
-    def tokens(self) -> int:
-        return max(len(self.texts), sum(map(len, self.texts)) // CHARS_A_TOKEN)
+    tokens: int = 0  # of the beginning that is given back
+    blank: int = 0  # of the white space after it, until the rest says it again
 
     def beginning(self) -> str:
         text = "".join(self.texts)
         begun = text.rstrip()
         self.again = text[len(begun) :]
+        self.tokens = self._tokens_of(len(begun))
+        self.blank = self._tokens_of(len(text)) - self.tokens
         return begun
+
+    def _tokens_of(self, chars: int) -> int:
+        """Of the first so many characters; estimated by events, of which each has one or more."""
+        events = enumerate(accumulate(map(len, self.texts)), 1)
+        marks = self.marks if self.usage is not None else [(end, max(at, end // CHARS_A_TOKEN)) for at, end in events]
+        return next((tokens for end, tokens in marks if end >= chars), 0) if chars else 0
 
     def unheard(self, text: str) -> str:
         """A piece of the rest, without what was seen of it."""
         pairs = zip(text, self.again, strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         self.again = self.again[same:] if same == len(text) else ""
+        if same:
+            self.blank = 0
         return text[same:]
+
+    def whole(self, rest: Usage) -> Usage:
+        """What the whole answer took, when what goes on from the beginning has taken `rest`: there the beginning was
+        read as a part of the prompt, and made before."""
+        known = self.usage is not None
+        prompt = self.usage.input_tokens if self.usage is not None else max(0, rest.input_tokens - self.tokens)
+        return replace(
+            rest,
+            input_tokens=prompt,
+            cached_input_tokens=min(rest.cached_input_tokens, prompt),
+            output_tokens=rest.output_tokens + self.tokens + self.blank,
+            estimated=rest.estimated or not (known or self.tokens + self.blank == 0),
+        )
 
     def read(self, data: bytes) -> None:
         try:
@@ -83,6 +117,7 @@ class _Seen:
                 self.head = self.head or {name: v for name, v in told.items() if name not in ("choices", "usage")}
                 for choice in told.get("choices") or ():
                     self._look(choice)
+                self._count(told)
         except (orjson.JSONDecodeError, AttributeError, TypeError):
             self.plain = False
 
@@ -92,7 +127,13 @@ class _Seen:
             self.plain = False
         elif text := delta.get("content"):
             self.texts.append(text)
+            self.chars += len(text)
         self.ended = self.ended or bool(choice.get("finish_reason"))
+
+    def _count(self, told: Json) -> None:
+        self.usage = Usage.from_openai(told.get("usage"))
+        if self.usage is not None:
+            self.marks.append((self.chars, self.usage.output_tokens))
 
 
 def _is_text(delta: Json) -> bool:
@@ -107,7 +148,7 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
     """The chunks of `reply`; where it breaks off, those of the replies that go on from there, as one stream.
 
     `resumed` is told of each reply that took over. Raises what the stream raises, and the break itself where nobody can
-    go on. Usage at the end is that of the whole answer, marked as estimated.
+    go on. Usage is that of the whole answer so far, marked as estimated where an engine has not counted along.
     """
     parts: list[bytes] = []
     times = 0
@@ -118,7 +159,7 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
                 async for chunk in chunks:
                     if chunk.data:
                         parts.append(chunk.data)
-                    yield chunk
+                    yield Chunk(without_running_usage(chunk.data), chunk.content, chunk.usage)
             return
         except StreamCut as cut:
             seen = _Seen()
@@ -158,7 +199,7 @@ async def _joined(chunks: AsyncGenerator[Chunk, None], seen: _Seen) -> AsyncGene
                 data = b"".join(map(event, filter(None, (_renamed(told, seen) for told in _events(chunk.data)))))
             except (orjson.JSONDecodeError, AttributeError, TypeError) as exc:
                 raise StreamCut("the answer broke off: what should carry it on is no stream of text") from exc
-            usage = _whole(chunk.usage, seen.tokens) if chunk.usage is not None else None
+            usage = seen.whole(chunk.usage) if chunk.usage is not None else None
             if data or usage is not None:
                 yield replace(chunk, data=data, usage=usage)
 
@@ -175,11 +216,7 @@ def _renamed(told: Json, seen: _Seen) -> Json | None:
             delta["content"] = seen.unheard(delta["content"])
         if not any(delta.values()) and not choice.get("finish_reason"):
             return None
-    return {**told, **seen.head}
-
-
-def _whole(usage: Usage, seen_tokens: int) -> Usage:
-    """The beginning was read as a part of the prompt, and made before."""
-    made = max(0, usage.input_tokens - seen_tokens), usage.output_tokens + seen_tokens
-    cached = min(usage.cached_input_tokens, made[0])
-    return replace(usage, input_tokens=made[0], output_tokens=made[1], cached_input_tokens=cached, estimated=True)
+    rest = Usage.from_openai(told.pop("usage", None))
+    so_far = seen.whole(rest) if rest is not None else None
+    counts = {"usage": so_far.to_openai()} if so_far is not None and not so_far.estimated else {}
+    return {**told, **seen.head, **counts}

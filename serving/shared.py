@@ -86,8 +86,10 @@ class Away:
             timeout = aiohttp.ClientTimeout(total=PASS_ON_WAIT_S)
             try:
                 async with session.request(exchange.method, url, data=body, headers=headers, timeout=timeout) as answer:
-                    kind = {"content-type": answer.content_type}
-                    await exchange.reply(answer.status, kind, await answer.read())
+                    told = {"content-type": answer.content_type}
+                    if (after := answer.headers.get("retry-after")) is not None:
+                        told["retry-after"] = after
+                    await exchange.reply(answer.status, told, await answer.read())
             except (aiohttp.ClientError, TimeoutError) as exc:
                 raise Unavailable("the head does not answer; try again shortly", retry_after_s=2.0) from exc
 

@@ -97,6 +97,7 @@ class SideRoutes:
 
     async def feedback(self, stored: StoredAnswers, exchange: Exchange) -> None:
         principal = self._known(exchange)
+        self.door.feedback.take(principal.key)
         told = await stored.feedback(principal, await exchange.body(MAX_SMALL_BODY_BYTES, BODY_WAIT_S))
         row = await asyncio.to_thread(stored.ledger.row, told["request_id"])
         if row is not None:

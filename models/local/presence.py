@@ -6,10 +6,14 @@ Faster and surer than asking over HTTP: a proxy in between may hold requests for
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+
+LOOK_EVERY_S = 0.1
 
 
 def announce(folder: Path) -> int:
@@ -22,6 +26,17 @@ def announce(folder: Path) -> int:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     draft.replace(folder / name)  # seen only once locked: a look in between would take it for a dead one's
     return fd
+
+
+async def stay(folder: Path, alive: Callable[[], bool]) -> None:
+    """Announce this process until `alive` is false or the task is cancelled: an engine whose core has died answers
+    nobody, and its process outlives it until somebody notices."""
+    fd = announce(folder)
+    try:
+        while alive():  # noqa: ASYNC110 - vLLM offers a state to look at, no event
+            await asyncio.sleep(LOOK_EVERY_S)
+    finally:
+        os.close(fd)
 
 
 def anyone(folder: Path) -> bool:

@@ -1,7 +1,11 @@
 """Our own engine on this node: an OpenAI-shaped backend that is known at once to be gone.
 
 Calls go through Serve's proxy, which holds a request for a dead engine until the next one is up. So none is sent to an
-engine that is not there, and one that waits for its first byte is given up when the last engine goes.
+engine that is not there, and one that waits for its first byte is given up when the last engine goes. Whatever fails
+while none is there is `NotUp`.
+
+Ours takes the token of our own file. Who refuses it is another instance's engine, on the port of a dead one that the
+proxy has not forgotten yet: no reason to leave ours alone for minutes, as a refused key is elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from models.backend import Health
-from models.errors import NotUp, Unavailable
+from models.errors import KeyRejected, NotUp, Unavailable, UpstreamError
 from models.local.presence import anyone
 from models.types import Call, Json
 from models.upstream.openai import OpenAIBackend
@@ -37,18 +41,23 @@ class EngineBackend(OpenAIBackend):
     async def _post(self, path: str, body: Json, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
         if not anyone(self._presence):
             raise NotUp(f"{self.name}: the engine is not up", retry_after_s=START_S)
-        async with AsyncExitStack() as stack:
-            limit = asyncio.timeout(None)
-            try:
-                async with limit:
-                    self._waiting.add(limit)
-                    self._keep_watch()
-                    response = await stack.enter_async_context(super()._post(path, body, call))
-            except TimeoutError as exc:
-                raise Unavailable(f"{self.name}: the engine went away") from exc
-            finally:
-                self._waiting.discard(limit)
-            yield response
+        try:
+            async with AsyncExitStack() as stack:
+                limit = asyncio.timeout(None)
+                try:
+                    async with limit:
+                        self._waiting.add(limit)
+                        self._keep_watch()
+                        response = await stack.enter_async_context(super()._post(path, body, call))
+                finally:
+                    self._waiting.discard(limit)
+                yield response
+        except (UpstreamError, TimeoutError) as exc:
+            if isinstance(exc, TimeoutError) or not anyone(self._presence):
+                raise NotUp(f"{self.name}: the engine went away", retry_after_s=START_S) from exc
+            if isinstance(exc, KeyRejected):
+                raise Unavailable(f"{self.name}: the proxy asked an engine that is not ours") from exc
+            raise
 
     def _keep_watch(self) -> None:
         if self._watch is None or self._watch.done():

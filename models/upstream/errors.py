@@ -46,6 +46,7 @@ _CONTEXT_WORDS = (
     "maximum model length",
 )
 _UNSUPPORTED = ("unsupported_parameter", "unsupported_value", "unsupported_model")
+_DEAD = "engine_dead"  # of our own engines: not busy, and not to come back by itself
 _REFUSED = ("content_filter", "content_policy_violation")
 
 
@@ -73,6 +74,8 @@ def translate(status: int, headers: Mapping[str, str], body: bytes, backend: str
         return Unavailable(f"{backend}: nothing is served at the configured address yet")
     if status == 413:
         return TooLarge(message or "the request is too large for the provider; send less")
+    if code == _DEAD:
+        return Unavailable(f"{backend}: the engine has stopped")
     if status in (408, 504):
         return UpstreamTimeout(f"{backend}: timed out upstream")
     if status in (429, 503, 529):

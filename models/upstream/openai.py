@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from models.upstream.sse import STOPPED, ChunkReader
 CONNECT_TIMEOUT_S = 5.0
 IDLE_TIMEOUT_S = 120.0
 HEALTH_TIMEOUT_S = 2.0
+HEALTH_EVERY_S = 1.0
 END_WAIT_S = 0.1
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 OBJECTS: dict[Endpoint, str] = {"chat/completions": "chat.completion", "completions": "text_completion"}
@@ -67,6 +69,8 @@ class HttpBackend:
         self._ssl: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
         self._health_url = self._absolute(health_path) if health_path else None
         self._idle_timeout_s = idle_timeout_s
+        self._health: asyncio.Task[Health] | None = None
+        self._health_s = 0.0
 
     def _absolute(self, path: str) -> str:
         return path if path.startswith("http") else self._base_url + "/" + path.lstrip("/")
@@ -117,14 +121,18 @@ class HttpBackend:
         return b"".join(parts)
 
     async def health(self) -> Health:
-        """Asks `health_path`; without one the backend counts as ready and the breaker tells otherwise."""
+        """Asks `health_path`; without one the backend counts as ready and the breaker tells otherwise. Once a second at
+        most: a load balancer may ask often."""
         if self._health_url is None:
             return Health(True)
+        if self._health is None or time.monotonic() - self._health_s > HEALTH_EVERY_S:
+            self._health, self._health_s = asyncio.create_task(self._looked_up(self._health_url)), time.monotonic()
+        return await asyncio.shield(self._health)  # others may wait for it
+
+    async def _looked_up(self, url: str) -> Health:
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
         try:
-            async with self._session.get(
-                self._health_url, headers=self._auth(), timeout=timeout, ssl=self._ssl
-            ) as response:
+            async with self._session.get(url, headers=self._auth(), timeout=timeout, ssl=self._ssl) as response:
                 return Health(response.status == 200, "" if response.status == 200 else f"status {response.status}")
         except (aiohttp.ClientError, TimeoutError, OSError, FarthingError) as exc:
             return Health(False, type(exc).__name__)

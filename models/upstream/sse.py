@@ -5,8 +5,9 @@ Knows the OpenAI chunk only as far as passing it through needs: where content be
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -15,6 +16,8 @@ from models.types import Chunk, Usage
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 STOPPED = "abort"  # how vLLM, told to stop, ends the answers it has begun
+# What vLLM adds to every event for `continuous_usage_stats`. No text looks like it: in a string its quotes are escaped.
+_RUNNING: Final = re.compile(rb',"usage":(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})(?=[,}])')
 _VISIBLE = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "audio")
 
 
@@ -48,6 +51,11 @@ def payload(event: bytes) -> bytes:
     if event.startswith(b"data:") and event.count(b"\n") == 2:
         return event[5:].strip()
     return b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
+
+
+def without_running_usage(events: bytes) -> bytes:
+    """The events without the usage that vLLM adds to each for `continuous_usage_stats`."""
+    return _RUNNING.sub(b"", events)
 
 
 @dataclass(slots=True)
@@ -87,10 +95,11 @@ class ChunkReader:
         """(whether the event is passed on, its usage). Parses until content was seen, and then only the odd event."""
         has_usage = b'"usage"' in data and b'"usage":null' not in data and b'"usage": null' not in data
         ends = b'"finish_reason":"' in data or b'"finish_reason": "' in data
-        if self.seen_content and not has_usage and not ends and b'"error"' not in data:
+        running = _RUNNING.search(data) if has_usage and b'"choices":[{' in data else None
+        if self.seen_content and not ends and b'"error"' not in data and (running or not has_usage):
             if not (data.startswith(b"{") and data.endswith(b"}")):
                 raise ProtocolViolation("the backend sent an event that is not an object")
-            return True, None
+            return True, Usage.from_openai(_parse(running[1])) if running is not None else None
         chunk = _parse(data)
         if chunk.get("error"):
             error = chunk["error"]

@@ -60,8 +60,7 @@ class _Account:
     free: Amounts = NOTHING
     used: Amounts = NOTHING
     unread: deque[tuple[int, int]] = field(default_factory=deque)  # (settled at, epoch ms; nano-USD)
-    want: Amounts = NOTHING
-    round: int = 0  # rises when `want` is sent
+    want: Amounts = NOTHING  # not yet sent
     grant: Grant = field(default_factory=Grant)
     clean: bool = True  # the ledger knows that nothing is held
     heard_s: float = float("-inf")
@@ -87,7 +86,7 @@ class _Account:
         )
         self.free = NOTHING if idle else self.free.minus(back)
         ask = Ask(self.key.id, self.key.tenant, self.key.limits, self.held, back, self.want)
-        self.want, self.clean, self.round = NOTHING, False, self.round + 1
+        self.want, self.clean = NOTHING, False
         return ask
 
     def hear(self, grant: Grant, ingested_ms: int, asked_s: float, refused: bool) -> None:
@@ -275,9 +274,9 @@ class Allowance:
             return None
         if now_s < account.refused_until_s:
             return account.grant
-        account.want, my_round = account.want.plus(need), account.round
+        account.want = account.want.plus(need)
         async with self._exchanging:
-            if account.round == my_round:
+            if any(account.want):  # else one of those before has asked for this, too
                 await self._exchange([a for a in self._accounts.values() if any(a.want)])
         if account.take(need, now_s):
             return None
@@ -291,7 +290,7 @@ class Allowance:
         now_s = self._clock_s()
         if now_s < self._down_until_s:
             for account in accounts:
-                account.want, account.round = NOTHING, account.round + 1
+                account.want = NOTHING
             raise LedgerUnreachable("the ledger did not answer a moment ago")
         wants = [account.want for account in accounts]
         asks = tuple(account.state(now_s) for account in accounts)
@@ -301,6 +300,10 @@ class Allowance:
         except (LedgerUnreachable, TimeoutError) as exc:
             self._down_until_s = self._clock_s() + _DOWN_S
             raise LedgerUnreachable(f"the ledger did not answer: {exc or 'timeout'}") from exc
+        except BaseException:  # who asked for all has left: the next of those who wait asks again
+            for account, want in zip(accounts, wants, strict=True):
+                account.want = account.want.plus(want)
+            raise
         for account, want, grant in zip(accounts, wants, lease.grants, strict=True):
             account.hear(grant, lease.ingested_ms, now_s, refused=not grant.granted.covers(want))
 

@@ -106,7 +106,7 @@ class Lease:
 
 
 @dataclass(slots=True)
-class _Bucket:
+class Bucket:
     """Tokens that drip in over a minute; a whole minute's worth at most."""
 
     per_minute: int
@@ -147,7 +147,7 @@ class Grants:
         self._totals: Counter[Scope] = Counter()
         self._slots: Counter[str] = Counter()
         self._seen: dict[str, tuple[float, int]] = {}  # replica -> when it last asked, and its number
-        self._buckets: dict[tuple[str, str], _Bucket] = {}
+        self._buckets: dict[tuple[str, str], Bucket] = {}
         self._ingested_ms = 0
         self._add_spend(spent)
 
@@ -218,7 +218,7 @@ class Grants:
         want: int = getattr(ask.want, name)
         if limit is None:
             return want, 0.0
-        bucket = self._buckets.setdefault((ask.key_id, name), _Bucket(limit, limit, now_s))
+        bucket = self._buckets.setdefault((ask.key_id, name), Bucket(limit, limit, now_s))
         level = bucket.fill(now_s, getattr(ask.back, name))
         return level, bucket.wait_s(want)
 

@@ -11,7 +11,9 @@ from models.errors import (
     CreditExhausted,
     FarthingError,
     KeyRejected,
+    NotUp,
     Overloaded,
+    StreamCut,
     Unavailable,
 )
 
@@ -104,6 +106,29 @@ def test_the_callers_faults_never_count_and_show_that_it_lives(breaker: Breaker,
     fail(breaker, error)
     fail(breaker, times=2)
     assert breaker.state == "closed"
+
+
+def cut_by_leaving() -> StreamCut:
+    error = StreamCut("the answer broke off")
+    error.__cause__ = NotUp("the engine went away")
+    return error
+
+
+@pytest.mark.parametrize("error", [NotUp("not up"), cut_by_leaving()])
+def test_that_nobody_is_there_leaves_nothing_for_the_next_one_to_pay_for(
+    breaker: Breaker, error: FarthingError
+) -> None:
+    fail(breaker, times=2)
+    fail(breaker, error, times=9)
+    fail(breaker, times=2)
+    assert breaker.state == "closed" and breaker.allows()
+
+
+def test_a_probe_that_finds_nobody_closes(breaker: Breaker, clock: Clock) -> None:
+    fail(breaker, times=3)
+    clock.now_s += 10
+    fail(breaker, NotUp("not up"))
+    assert breaker.state == "closed" and breaker.allows()
 
 
 def test_an_overloaded_backend_is_left_alone_as_long_as_it_asked_for(breaker: Breaker, clock: Clock) -> None:

@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from models.errors import NotUp, Unavailable
+from models.breaker import BreakerPolicy
+from models.errors import FarthingError, NotUp, StreamCut, Unavailable
 from models.local.presence import announce, anyone
-from models.types import Capabilities
+from models.pool import Pool
+from models.retry import RetryPolicy
+from models.types import Capabilities, Chunk
 from models.upstream.engine import EngineBackend
 from models.upstream.openai import make_session
 from tests.contract.servers import OpenAIServer
@@ -91,7 +94,62 @@ async def test_a_call_that_waits_is_given_up_when_the_last_engine_goes(
         assert not asked.done()
         began_s = time.monotonic()
         os.close(fd)
-        with pytest.raises(Unavailable, match="went away"):
+        with pytest.raises(NotUp, match="went away"):
             await asked
         assert time.monotonic() - began_s < 5
         await engine.aclose()
+
+
+async def test_another_instances_engine_on_our_ones_port_costs_no_cool_down(
+    session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    server = OpenAIServer()
+    async with server.running(OpenAIServer.path):
+        pool = Pool("small", [backend(server.url, session, tmp_path)], RetryPolicy(attempts=1))
+        fd = announce(tmp_path)
+        server.script = Script(status=401, error_code="invalid_api_key")
+        assert type(await _error_of(pool.ask(call()))) is Unavailable
+        server.script = Script()
+        assert (await pool.ask(call())).completion is not None
+        os.close(fd)
+
+
+async def test_an_engine_that_is_back_answers_all_who_ask_at_once(
+    session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Its predecessor took streams and waiting calls along, and many asked in vain: nothing of that is left."""
+    server = OpenAIServer()
+    async with server.running(OpenAIServer.path):
+        engine = backend(server.url, session, tmp_path)
+        pool = Pool("small", [engine], breaker=BreakerPolicy(failures=2))
+        fd = announce(tmp_path)
+        server.script = Script(word_s=1.0, cut_after=1)
+        streams = await asyncio.gather(*(pool.ask(call(stream=True)) for _ in range(3)))
+        server.script = Script(delay_s=20)
+        waiting = [asyncio.create_task(pool.ask(call())) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        os.close(fd)
+        broken = [await _error_of(_read(reply.chunks)) for reply in streams]
+        assert [type(error) for error in broken] == [StreamCut] * 3
+        assert {type(await _error_of(one)) for one in waiting} == {NotUp}
+        assert {type(await _error_of(pool.ask(call()))) for _ in range(3)} == {NotUp}
+        server.script = Script()
+        fd = announce(tmp_path)
+        (health,) = await pool.health()
+        answers = await asyncio.gather(*(pool.ask(call()) for _ in range(4)))
+        os.close(fd)
+    assert health.ready and health.breaker == "closed"
+    assert all(answer.completion is not None for answer in answers)
+    await engine.aclose()
+
+
+async def _read(chunks: AsyncIterator[Chunk] | None) -> None:
+    assert chunks is not None
+    async for _ in chunks:
+        pass
+
+
+async def _error_of(work: Awaitable[object]) -> FarthingError:
+    with pytest.raises(FarthingError) as caught:
+        await work
+    return caught.value

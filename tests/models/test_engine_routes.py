@@ -125,9 +125,12 @@ async def test_ready_health_load_and_models(http: aiohttp.ClientSession, engine:
     engine.ready = False
     async with http.get("/ready", headers=TOKEN) as response:
         assert response.status == 503
+    async with http.get("/v1/models", headers=TOKEN) as response:
+        assert (response.status, await response.json()) == (200, {"data": []})
     engine.dead = True
-    async with http.get("/health") as response:
-        assert (response.status, (await response.json())["error"]["code"]) == (503, "engine_dead")
+    for path in ("/health", "/v1/models"):
+        async with http.get(path, headers=TOKEN) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "engine_dead")
 
 
 @pytest.mark.parametrize(

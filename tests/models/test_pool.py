@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from models.backend import SilentObserver
+from models.backend import Health, SilentObserver
 from models.breaker import BreakerPolicy
 from models.errors import (
     BadRequest,
@@ -214,6 +214,20 @@ async def test_a_member_that_stays_keeps_its_breaker() -> None:
         await pool.ask(call())
     pool.replace([down, other])
     assert [(m.name, m.breaker, m.ready) for m in await pool.health()] == [("a", "open", False), ("b", "closed", True)]
+
+
+@pytest.mark.parametrize("after", [[], ["b"], ["b", "c"]], ids=len)
+async def test_members_that_change_while_they_are_asked_how_they_are_mix_nothing_up(after: list[str]) -> None:
+    class Slow(FakeBackend):
+        async def health(self) -> Health:
+            await asyncio.sleep(0.05)
+            return Health(self.ready, self.name)
+
+    pool = Pool("t", [Slow("a", "m")])
+    asking = asyncio.create_task(pool.health())
+    await asyncio.sleep(0.01)
+    pool.replace([Slow(name, "m") for name in after])
+    assert [(m.name, m.detail) for m in await asking] == [("a", "a")]
 
 
 async def test_leaving_a_stream_closes_the_backends_generator() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from models.local.presence import announce, anyone
+import pytest
+
+from models.local.presence import announce, anyone, stay
 
 ROOT = Path(__file__).parents[2]
 HOLD = "import sys, pathlib, time; from models.local.presence import announce; announce(pathlib.Path(sys.argv[1])); "
@@ -25,6 +28,20 @@ def test_who_announced_itself_is_there_until_it_takes_leave(tmp_path: Path) -> N
     os.close(fd)
     assert not anyone(folder)
     assert list(folder.iterdir()) == []  # what was left behind is removed
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["its core dies", "it is ended"])
+async def test_an_engine_stays_as_long_as_it_can_answer(tmp_path: Path, dies: bool) -> None:
+    alive = [True]
+    staying = asyncio.create_task(stay(tmp_path / "small", lambda: alive[0]))
+    await asyncio.sleep(0.3)
+    assert anyone(tmp_path / "small") and not staying.done()
+    if dies:
+        alive[0] = False
+    else:
+        staying.cancel()
+    await asyncio.wait([staying], timeout=10)
+    assert staying.done() and not anyone(tmp_path / "small")
 
 
 def test_a_killed_engine_is_gone_at_once(tmp_path: Path) -> None:

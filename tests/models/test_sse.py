@@ -6,13 +6,14 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import ProtocolViolation
 from models.types import Usage
-from models.upstream.sse import MAX_EVENT_BYTES, ChunkReader, EventSplitter, payload
+from models.upstream.sse import MAX_EVENT_BYTES, ChunkReader, EventSplitter, payload, without_running_usage
 
 CONTENT = {"choices": [{"index": 0, "delta": {"content": "é \n\n data: [DONE] 🙂"}, "finish_reason": None}]}
 STREAM: list[dict[str, Any] | str] = [
@@ -82,6 +83,21 @@ def test_usage_beside_choices_is_read_and_the_event_is_kept() -> None:
     event = {**CONTENT, "usage": {"prompt_tokens": 3, "completion_tokens": 1}}
     data, usage, _ = read([b"data: " + json.dumps(event).encode() + b"\n\n"])
     assert usage == Usage(3, output_tokens=1) and data
+
+
+@given(st.text(), st.one_of(st.none(), st.just({"cached_tokens": 2})), st.booleans())
+def test_running_usage_is_read_and_can_be_taken_off_whatever_the_text_says(
+    said: str, details: dict[str, int] | None, more: bool
+) -> None:
+    text = f'{said},"usage":{{"prompt_tokens":9}}}}'
+    bare: dict[str, Any] = {"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": details}
+    event = {**bare, "usage": usage, **({"after": 1} if more else {})}
+    wanted = b"data: " + orjson.dumps(bare | ({"after": 1} if more else {})) + b"\n\n"
+    data, told, _ = read([b"data: " + orjson.dumps(e) + b"\n\n" for e in (event, event)])
+    assert told == Usage(3, cached_input_tokens=2 if details else 0, output_tokens=1)
+    assert without_running_usage(data) == 2 * wanted
+    assert without_running_usage(2 * wanted) == 2 * wanted
 
 
 def test_what_came_before_a_broken_event_is_not_lost() -> None:

@@ -53,6 +53,8 @@ def body(code: str = "", message: str = "m", **more: Any) -> bytes:
         (403, body(message="You exceeded your current quota"), CreditExhausted),
         (429, body("insufficient_quota"), CreditExhausted),
         (429, b"<html>", Overloaded),
+        (503, b"", Overloaded),
+        (503, body("engine_dead"), Unavailable),
         (404, body("model_not_found"), UnknownUpstreamModel),
         (404, b"no such page", Unavailable),
         (413, b"", TooLarge),

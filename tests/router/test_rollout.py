@@ -119,6 +119,18 @@ def test_use_says_what_is_in_force(root: Path, capsys: pytest.CaptureFixture[str
     assert "acts on nothing" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [[], ["--mode", "act"], ["--mode", "shadow"], ["--mode", "configured"]])
+def test_use_promises_nothing_of_services_that_decide_by_rules(
+    root: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which those are the command cannot know: the folder is named in their configurations, not they in the folder."""
+    assert use(root, *arguments) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "only services whose configuration has routing.decider 'learned'" in told[-1]
+    assert "with decider 'rules', the default, nothing here has any effect" in told[-1]
+    assert not any("whatever configurations say" in line for line in told)
+
+
 def test_a_damaged_artifact_does_not_hide_the_others(
     root: Path, deployed: Deployed, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +138,7 @@ def test_a_damaged_artifact_does_not_hide_the_others(
     (other / "policy.json").write_text("{")
     assert use(root) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 4 and sum("damaged" in line for line in listed) == 1
+    assert len(listed) == 5 and sum("damaged" in line for line in listed) == 1
 
 
 def test_a_folder_that_takes_no_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

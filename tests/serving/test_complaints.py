@@ -1,4 +1,4 @@
-"""Complaints beside answers that are under way: what one must reach, and what it must leave alone."""
+"""Complaints: how many a key may make; beside answers under way, what one must reach and what it must leave alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from models.errors import RateLimited
 from models.fake import FakeBackend, Step
 from router.cache.entry_store import Batch, EntryStore, Which
+from serving.admission import FEEDBACK_PER_MINUTE, FeedbackLimit
+from serving.ledger import keys
+from serving.ledger.keys import ApiKey, Limits
 from serving.ledger.row import Row
 from tests.serving.conftest import Running, Setup, running
 
@@ -18,6 +22,54 @@ async def complain(service: Running, response: Any) -> Any:
     told = {"request_id": response.headers["x-request-id"], "good": False}
     async with service.http.post(f"{service.url}/v1/farthing/feedback", json=told) as answer:
         return await answer.json()
+
+
+async def test_a_key_may_speak_of_answers_as_often_as_it_may_ask_and_apart_from_that(setup: Setup) -> None:
+    setup.required = True
+    async with running(setup) as service:
+        few, other = (keys.add(service.store, "acme", limits=Limits(requests_per_minute=n))[1] for n in (2, 60))
+        await service.table.refresh()
+        mine = {"authorization": f"Bearer {few}"}
+        answers = [(await service.ask(question, headers=mine))[0] for question in ("a", "b")]
+        await service.rows(2)
+        about = {"request_id": answers[0].headers["x-request-id"], "good": True}
+
+        async def tell(secret: str) -> tuple[int, Any, Any]:
+            auth = {"authorization": f"Bearer {secret}"}
+            async with service.http.post(f"{service.url}/v1/farthing/feedback", json=about, headers=auth) as answer:
+                return answer.status, answer.headers, await answer.json()
+
+        assert [(await tell(few))[0] for _ in answers] == [200, 200]
+        status, headers, body = await tell(few)
+        assert (status, body["error"]["code"], body["error"]["type"]) == (
+            429,
+            "rate_limit_exceeded",
+            "rate_limit_error",
+        )
+        assert "2 times a minute" in body["error"]["message"] and 1 <= int(headers["retry-after"]) <= 30
+        assert (await tell(other))[0] == 200
+        assert len(await service.rows()) == 2
+
+
+def test_feedback_of_a_key_without_a_limit_is_bounded_and_comes_back_with_time() -> None:
+    now_s = [0.0]
+    bound = FeedbackLimit(lambda: now_s[0])
+
+    def taken(key: ApiKey, times: int) -> int:
+        for done in range(times):
+            try:
+                bound.take(key)
+            except RateLimited:
+                return done
+        return times
+
+    free = ApiKey("k", "acme")
+    assert taken(free, 2 * FEEDBACK_PER_MINUTE) == FEEDBACK_PER_MINUTE
+    now_s[0] += 1
+    assert taken(free, FEEDBACK_PER_MINUTE) == FEEDBACK_PER_MINUTE // 60
+    assert taken(ApiKey("k", "acme", limits=Limits(requests_per_minute=60)), 9) == 0, "a limit that was changed holds"
+    now_s[0] += 1
+    assert taken(ApiKey("k", "acme", limits=Limits(requests_per_minute=60)), 9) == 1
 
 
 async def begun(backend: FakeBackend, calls: int) -> None:

@@ -346,3 +346,21 @@ async def test_what_is_deleted_while_a_question_is_looked_up_is_not_stored_by_it
         assert response.headers["x-farthing-cache"] == "miss"
         response, _ = await gateway.ask("the same")
         assert response.headers["x-farthing-cache"] == "exact"
+
+
+async def test_a_deadline_that_passes_before_anything_was_sent_costs_nothing(setup: Setup) -> None:
+    setup.budgets = Budgets(deployment_nusd_per_day=10**12)
+    async with running(setup) as service:
+        allowance = service.accounts.allowance
+        lease = allowance._transport
+
+        async def slowly(request: Any) -> Any:
+            await asyncio.sleep(0.5)
+            return await lease(request)
+
+        allowance._transport = slowly
+        response, body = await service.ask(HARD, model="frontier", farthing={"deadline_ms": 200})
+        (row,) = await service.rows(1)
+    assert (response.status, body["error"]["code"]) == (504, "deadline_exceeded")
+    assert setup.frontier.calls == []
+    assert (row["status"], row["cost_nusd"], row["billed_nusd"], row["input_tokens"]) == ("timed_out", 0, 0, 0)

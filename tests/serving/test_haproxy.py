@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,15 @@ def test_every_path_and_port_is_this_instances_own(tmp_path: Path) -> None:
     environment = haproxy.environment(tmp_path, "127.0.0.1", 8000)
     paths = [value for name, value in environment.items() if name.endswith(("_PATH", "_LOC", "_BASE", "_FILE"))]
     assert len(paths) >= 5 and all(value.startswith(str(tmp_path)) for value in paths)
+
+
+def test_neighbouring_instances_give_their_replicas_ports_of_their_own(tmp_path: Path) -> None:
+    begins = [
+        int(haproxy.environment(tmp_path, "127.0.0.1", port)["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"])
+        for port in range(8000, 8040)
+    ]
+    assert min(abs(a - b) for a, b in combinations(begins, 2)) >= 20
+    assert min(begins) >= 30_000 and max(begins) <= 30_900, "what a firewall between nodes lets through"
 
 
 def test_haproxy_leaves_the_cores_to_the_gateways(tmp_path: Path) -> None:

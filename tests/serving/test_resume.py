@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from models.errors import Overloaded, StreamCut, Unavailable
 from models.fake import FakeBackend, Step
-from models.types import Chunk
+from models.types import Chunk, Usage
 from tests.serving.cascades import Seen, text
 from tests.serving.conftest import Running, Setup, running
 from tests.serving.test_gateway import events
@@ -51,52 +52,115 @@ async def test_another_engine_goes_on_from_what_was_seen(setup: Setup) -> None:
     assert metrics._resumed.labels("small")._value.get() == 1
 
 
-async def test_a_blank_line_at_the_break_is_neither_lost_nor_doubled(setup: Setup) -> None:
-    """The beginning is given without it, since templates may strip it; the fake says it again, in two pieces."""
+LONG = "antidisestablishmentarianism is the counter-revolutionary longing for an established church again"
+LONG_WORDS = len(LONG.split())
 
-    class Lines(FakeBackend):
-        pieces = (["One.", "\n", "\n"], ["\n", "\nTwo.", "\n", "Three."])
 
-        async def stream(self, call: Any) -> Any:
-            self.calls.append(call)
-            first = not call.body.get("continue_final_message")
-            for piece in self.pieces[not first]:
-                yield Chunk(self._event({"content": piece}), content=True)
-            if first:
-                raise StreamCut("gone")
-            yield Chunk(self._event({}, "stop"), content=True)
+@pytest.mark.parametrize("breaks", [[4], [4, 2], [1, 1, 1]], ids=str)
+async def test_tokens_are_those_that_the_engines_counted(setup: Setup, breaks: list[int]) -> None:
+    """The words are long: by characters they would be many more tokens, and `max_tokens` would be spent sooner."""
+    steps = [*(Step(LONG, cut_after=at, counts=True) for at in breaks), Step(LONG, counts=True)]
+    setup.small = FakeBackend("small/0", "tiny", script=steps)
+    async with running(setup) as service:
+        _, body = await service.stream("x y", max_tokens=20, stream_options={"include_usage": True})
+        row = await one(service)
+    told = events(body)[:-1]
+    assert text(body) == LONG
+    assert [chunk for chunk in told[:-1] if chunk.get("usage")] == [], "the caller asked for the whole's alone"
+    assert (told[-1]["usage"]["prompt_tokens"], told[-1]["usage"]["completion_tokens"]) == (2, LONG_WORDS)
+    assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (2, LONG_WORDS, False)
+    assert row["attempts"] == 1 + len(breaks)
+    assert [c.body["max_tokens"] for c in setup.small.calls] == [20 - sum(breaks[:at]) for at in range(len(breaks) + 1)]
 
+
+async def test_what_a_broken_stream_had_come_to_is_known_where_nobody_goes_on(setup: Setup) -> None:
+    arrange(setup, Step(LONG, cut_after=4, counts=True), Step(error=Overloaded("busy", retry_after_s=60.0)))
+    async with running(setup) as service:
+        _, body = await service.stream("x y")
+        row = await one(service)
+    assert events(body)[-1]["error"]["code"] == "upstream_stream_cut"
+    assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (2, 4, False)
+
+
+async def test_an_engine_that_does_not_count_along_leaves_an_estimate(setup: Setup) -> None:
+    """Its part of the answer; of what the next one makes, the figures are that one's."""
+    arrange(setup, BREAKS, Step(WHOLE, counts=True, cut_after=2), Step(WHOLE, counts=True))
+    async with running(setup) as service:
+        _, body = await service.stream("x")
+        row = await one(service)
+    assert text(body) == WHOLE
+    assert (row["output_tokens"], row["usage_estimated"], row["attempts"]) == (WORDS, True, 4)
+
+
+class Lines(FakeBackend):
+    """Says the first pieces and breaks, then the rest; counts a token a piece, of a prompt of 7 and what is given back
+    (here one token, where there is any)."""
+
+    pieces: Any = ()
+    counts = True
+
+    async def stream(self, call: Any) -> Any:
+        self.calls.append(call)
+        begun = bool(call.body.get("continue_final_message"))
+        first = len(self.calls) == 1
+        for at, piece in enumerate(self.pieces[not first], 1):
+            usage = Usage(7 + begun, output_tokens=at)
+            yield Chunk(
+                self._event({"content": piece}, usage=usage if self.counts else None),
+                content=True,
+                usage=usage if self.counts else None,
+            )
+        if first:
+            raise StreamCut("gone")
+        yield Chunk(self._event({}, "stop"), content=True, usage=Usage(7 + begun, output_tokens=len(self.pieces[1])))
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize(
+    ("pieces", "answer", "tokens"),
+    [
+        ((["One.", "\n", "\n"], ["\n", "\nTwo.", "\n", "Three."]), "One.\n\nTwo.\nThree.", 5),
+        ((["One.", "\n\n"], ["Two."]), "One.\n\nTwo.", 3),
+        ((["One."], ["\n", "Two."]), "One.\nTwo.", 3),
+    ],
+    ids=["said again", "not said again", "nothing to say again"],
+)
+async def test_a_blank_line_at_the_break_is_neither_lost_nor_doubled(
+    setup: Setup, pieces: Any, answer: str, tokens: int, counts: bool
+) -> None:
+    """The beginning is given without it, since templates may strip it; the engine says it again, in pieces, or not."""
     setup.small = Lines("small/0", "tiny")
+    setup.small.pieces, setup.small.counts = pieces, counts
     async with running(setup) as service:
         _, body = await service.stream("x")
-    assert text(body) == "One.\n\nTwo.\nThree."
+        row = await one(service)
+    assert text(body) == answer
     assert setup.small.calls[1].body["messages"][-1]["content"] == "One."
+    assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (7, tokens, not counts)
 
 
-async def test_a_stream_that_had_said_nothing_but_white_space_begins_anew(setup: Setup) -> None:
-    class Blank(FakeBackend):
-        async def stream(self, call: Any) -> Any:
-            self.calls.append(call)
-            yield Chunk(self._event({"role": "assistant", "content": ""}))
-            yield Chunk(self._event({"content": "\n\n"}), content=True)
-            if len(self.calls) == 1:
-                raise StreamCut("gone")
-            yield Chunk(self._event({"content": "One."}, "stop"), content=True)
-
-    setup.small = Blank("small/0", "tiny")
+@pytest.mark.parametrize("counts", [True, False])
+async def test_a_stream_that_had_said_nothing_but_white_space_begins_anew(setup: Setup, counts: bool) -> None:
+    """The next engine makes the whole answer, so that its figures are the answer's: nothing was given back."""
+    setup.small = Lines("small/0", "tiny")
+    setup.small.pieces, setup.small.counts = ([" ", "\n\n"], [" ", "\n\n", "One."]), counts
     async with running(setup) as service:
-        _, body = await service.stream("x")
-    assert text(body) == "\n\nOne."
+        _, body = await service.stream("x", max_tokens=9)
+        row = await one(service)
+    assert text(body) == " \n\nOne."
     assert setup.small.calls[1].body == setup.small.calls[0].body
+    assert (row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (7, 3, False)
 
 
-async def test_what_was_carried_on_is_not_stored(setup: Setup) -> None:
-    """What it took is an estimate, and a stored answer says what it took."""
-    arrange(setup, BREAKS, Step(WHOLE))
+@pytest.mark.parametrize("counts", [True, False])
+async def test_what_was_carried_on_is_stored_where_it_is_known_what_it_took(setup: Setup, counts: bool) -> None:
+    """A stored answer says what it took, and an estimate is no answer to that."""
+    arrange(setup, Step(WHOLE, cut_after=4, counts=counts), Step(WHOLE, counts=counts))
     async with running(setup) as service:
         await service.stream("x", temperature=0)
-        again, _ = await service.ask("x", temperature=0)
-    assert again.headers["x-farthing-cache"] == "miss"
+        again, body = await service.ask("x", temperature=0)
+    assert again.headers["x-farthing-cache"] == ("exact" if counts else "miss")
+    assert body["choices"][0]["message"]["content"] == WHOLE and body["usage"]["completion_tokens"] == WORDS
 
 
 async def test_engines_that_break_one_after_the_other(setup: Setup) -> None:
@@ -144,6 +208,26 @@ async def test_a_deadline_that_passes_before_another_goes_on_is_told_as_such(set
         row = await one(service)
     assert text(body) == "a farthing is a" and events(body)[-1]["error"]["code"] == "deadline_exceeded"
     assert (row["status"], row["error_code"]) == ("timed_out", "deadline_exceeded")
+
+
+async def test_who_leaves_while_another_engine_is_asked_frees_it_and_pays_for_what_was_made(setup: Setup) -> None:
+    arrange(setup, Step(LONG, cut_after=4, counts=True), Step(LONG, delay_s=60))
+    async with running(setup) as service:
+        body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "x y"}]}
+        async with service.http.post(f"{service.url}/v1/chat/completions", json=body) as response:
+            await response.content.readany()
+            while not setup.more[0].calls:
+                await asyncio.sleep(0.01)
+        row = await one(service)
+        members = service.accounts.tiers["small"].pool._members
+        assert [member.in_flight for member in members] == [0, 0]
+    assert setup.more[0].ended == 1
+    assert (row["status"], row["input_tokens"], row["output_tokens"], row["usage_estimated"]) == (
+        "cancelled",
+        2,
+        4,
+        False,
+    )
 
 
 async def test_an_answer_that_had_ended_is_whole(setup: Setup) -> None:

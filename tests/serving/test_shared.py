@@ -67,13 +67,14 @@ async def test_what_is_passed_on_comes_whole(tmp_path: Path) -> None:
 
     async def head(request: web.Request) -> web.Response:
         got.append((request.method, request.path, request.query["tenant"], request.headers["authorization"]))
-        return web.json_response({"deleted": 3}, status=202)
+        return web.json_response({"deleted": 3}, status=202, headers={"retry-after": "7"})
 
     sent: list[Any] = []
     async with answering(head) as url, aiohttp.ClientSession() as session:
         await away(tmp_path, url).passes_on(session)(deletion({"authorization": "Bearer fk-x"}, sent))
     assert got == [("DELETE", "/v1/farthing/cache", "a&b=", "Bearer fk-x")]
     assert sent[0]["status"] == 202 and sent[1]["body"] == b'{"deleted": 3}'
+    assert (b"retry-after", b"7") in sent[0]["headers"]
 
 
 async def test_a_request_is_passed_on_once(tmp_path: Path) -> None:

@@ -63,9 +63,11 @@ def check_rows(service: Service, before: int, sent: int, answered: list[str]) ->
     return rows
 
 
-def answers(service: Service) -> bool:
-    """Whether the engine does: Serve's proxy learns of a new one a moment after it is ready."""
-    return service.chat(f"Are you back? {time.time_ns()}", model="small").status_code == 200
+async def back(service: Service) -> None:
+    """The engine again; and what is ready answers all who ask at once, whichever gateway they come to."""
+    until(lambda: service.tier_ready("small"), 240, "the engine again")
+    statuses, _ = await load(service, 12, "small", lambda: None)
+    assert statuses == {200: 12}
 
 
 async def test_a_killed_ledger_writer_loses_and_doubles_nothing(service: Service) -> None:
@@ -109,8 +111,21 @@ async def test_a_killed_engine_is_covered_by_the_frontier_and_leaves_no_process(
     rows = await asyncio.to_thread(check_rows, service, before, 40, answered)
     covered = [row for row in rows[before:] if row["route"] == "frontier"]
     assert covered and all(row["reason"].startswith("fallback_") for row in covered)
-    until(lambda: service.tier_ready("small"), 180, "the engine again")
-    until(lambda: answers(service), 60, "its answers")
+    await back(service)
+
+
+async def test_an_engine_whose_core_is_killed_is_not_called_ready(service: Service) -> None:
+    """vLLM's own process: Ray's goes on for a quarter of a minute before Serve replaces it."""
+    (engine,) = service.processes("ray::ServeReplica:engine:Engine")
+    (core,) = service.processes("EngineCore")
+    core.kill()
+    await asyncio.to_thread(until, lambda: not service.tier_ready("small"), 5, "not ready")
+    assert engine.is_running()
+    refused = service.chat("Is anybody there?", model="small")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "upstream_unavailable")
+    covered = service.chat("Who else?")
+    assert (covered.status_code, covered.headers["x-farthing-route"]) == (200, "frontier")
+    await back(service)
 
 
 def test_a_second_instance_is_refused_and_says_why(service: Service) -> None:
@@ -130,7 +145,7 @@ def test_a_second_instance_is_refused_and_says_why(service: Service) -> None:
 
 
 async def test_an_interrupt_lets_answers_finish_and_leaves_nothing(service: Service) -> None:
-    await asyncio.to_thread(until, lambda: answers(service), 180, "the engine")
+    await asyncio.to_thread(until, lambda: service.tier_ready("small"), 180, "the engine")
     family = psutil.Process(service.process.pid).children(recursive=True)
     assert any("haproxy" in p.name() for p in family)
     body = {
