@@ -151,9 +151,14 @@ def test_what_the_user_can_mend_is_one_line(
         "--pair is WEAK,STRONG": ["calibrate", *sample, *out, "--quality", "0.9", "--pair", "one"],
         "no row is of group nobody": ["train", *sample, *out, "--leave-out", "nobody"],
         "is not as `python -m serving export` writes it": ["profile", "--traffic", str(tmp_path / "odd")],
+        "few.jsonl:1: no row of `python -m serving export [--texts]`: it has no at_ms, status": [
+            "profile",
+            "--traffic",
+            str(few),
+        ],
     }
     (tmp_path / "empty").write_text("")
-    (tmp_path / "odd").write_text('{"text": "t", "at_ms": "yesterday"}\n')
+    (tmp_path / "odd").write_text(json.dumps(traffic_rows()[1] | {"at_ms": "yesterday"}) + "\n")
     capsys.readouterr()
     for message, command in refused.items():
         assert main(command) == 2, command
