@@ -28,7 +28,7 @@ from router.embedding.minilm import load_default
 from router.estimators.base import Floats
 from router.evaluation import RESAMPLES, Figures, compare, difference, rounded, setting
 from router.folds import Folds
-from router.outcomes import Outcomes, Pair, data_sha256, read
+from router.outcomes import Outcomes, Pair, data_sha256, pairs_in, read
 from router.training import ESTIMATORS, Samples, out_of_fold, sample, scores, stacked
 
 BROKEN_LABELS: Final = ("high_school_mathematics",)
@@ -119,10 +119,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _pools(arguments: argparse.Namespace) -> Iterator[Outcomes]:
-    """Files of the same pair together; a file of pair rows keeps its own pair whatever `--pair` says."""
+    """Rows of the same pair together, each pair by itself; a file without `--pair` keeps the pairs of its rows."""
     by_pair: dict[Pair, list[Path]] = {}
     for path in arguments.outcomes:
-        by_pair.setdefault(read([path], arguments.pair, mixed=True).pair, []).append(path)
+        for pair in pairs_in(path, arguments.pair):
+            by_pair.setdefault(pair, []).append(path)
     for pair, paths in by_pair.items():
         outcomes = read(paths, pair)
         yield outcomes if arguments.keep_broken else outcomes.without_groups(BROKEN_LABELS)

@@ -86,6 +86,14 @@ def test_files_of_different_pairs_are_measured_apart(tmp_path: Path, capsys: pyt
     assert {(r["set"], r["pair"]["weak"]) for r in results} == {("a", "w"), ("b", "other")}
 
 
+def test_a_file_of_several_pairs_is_measured_pair_by_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = changed(outcomes(tmp_path / "a.jsonl", "a", 160), weak_model=lambda number: ("v", "w")[number // 2 % 2])
+    for pair, weak in (([], ["v", "w"]), (["--pair", "w,s"], ["w"]), (["--pair", "x,y"], ["v", "w"])):
+        assert routing.main(["--outcomes", str(path), "--resamples", "5", *pair]) == 0
+        results = last_line(capsys.readouterr().out)["results"]
+        assert [(r["pair"]["weak"], r["rows"]) for r in results if r["split"] == "seen"] == [(w, 80) for w in weak]
+
+
 def changed(path: Path, **changes: Any) -> Path:
     """Values that are callables are given the row's number."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
