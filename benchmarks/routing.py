@@ -107,14 +107,14 @@ def _run(arguments: argparse.Namespace) -> int:
             found += _cross_validated(samples, arguments.resamples)
     if not found:
         raise ConfigError("nothing could be measured: label more prompts, or measure an artifact with --artifact")
-    if arguments.png is not None:
-        _draw(found, arguments.png)
     header = {
         "benchmark": "routing",
         "encoder_sha256": encoder.identity.sha256,
         "data_sha256": data_sha256(arguments.outcomes),
     }
-    print(json.dumps(header | {"resamples": arguments.resamples, "results": [m.to_json() for m in found]}))
+    print(json.dumps(header | {"resamples": arguments.resamples, "results": [m.to_json() for m in found]}), flush=True)
+    if arguments.png is not None:  # last: what cannot be drawn has been measured all the same
+        _draw(found, arguments.png)
     return 0
 
 

@@ -165,6 +165,14 @@ def test_the_shipped_prior_is_measured_by_its_name(
     assert last_line(capsys.readouterr().out)["results"][0]["split"].startswith("as trained")
 
 
+def test_what_cannot_be_drawn_has_been_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = outcomes(tmp_path / "a.jsonl", "a", 60)
+    assert routing.main(["--outcomes", str(path), "--resamples", "5", "--png", str(path / "a.png")]) == 2
+    captured = capsys.readouterr()
+    assert last_line(captured.out)["results"]
+    assert str(path) in captured.err.splitlines()[-1]
+
+
 def test_own_rows_beat_a_prior_that_learned_the_opposite(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
