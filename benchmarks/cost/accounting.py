@@ -136,7 +136,8 @@ def figures(
     per_1k = bootstrap.ratio(nusd / NUSD_PER_USD * 1000, np.ones(count))
     graded = np.array([float(s.right is not None) for s in scored])
     quality = bootstrap.ratio(right_of(scored), graded) if graded.any() else None
-    kept = bootstrap.ratio(right_of(scored), right_of(frontier)) if frontier is not None and graded.any() else None
+    best = right_of(frontier or ())
+    kept = bootstrap.ratio(right_of(scored), best) if best.any() else None
     routes = Counter(s.route if not s.reply.error else "failed" for s in scored)
     latencies = sorted(s.reply.latency_s for s in good)
     firsts = sorted(s.reply.ttft_s for s in good if s.reply.ttft_s is not None)

@@ -122,6 +122,12 @@ def test_quality_kept_is_against_the_frontier_on_the_same_requests() -> None:
     assert found.quality_kept.value == 0.75
 
 
+def test_of_a_frontier_that_is_never_right_nothing_can_be_kept(recwarn: pytest.WarningsRecorder) -> None:
+    frontier = [JUDGE.score(r, reply(i, "frontier", f"wrong {r.question}")) for i, r in enumerate(REQUESTS)]
+    found = figures(driven(REPLIES, []), GPU, frontier, Bootstrap(REQUESTS, 0, 50), ())
+    assert found.quality_kept is None and not recwarn.list
+
+
 def test_all_that_asks_one_question_is_drawn_together() -> None:
     same = [request(i, "a") for i in range(4)]
     found = Bootstrap(same, 0, 100)
