@@ -126,7 +126,18 @@ def _pools(arguments: argparse.Namespace) -> Iterator[Outcomes]:
             by_pair.setdefault(pair, []).append(path)
     for pair, paths in by_pair.items():
         outcomes = read(paths, pair)
-        yield outcomes if arguments.keep_broken else outcomes.without_groups(BROKEN_LABELS)
+        yield outcomes if arguments.keep_broken else _without_broken(outcomes)
+
+
+def _without_broken(outcomes: Outcomes) -> Outcomes:
+    """Told, since nobody asked for it. Raises ConfigError where that leaves none."""
+    kept = outcomes.without_groups(BROKEN_LABELS)
+    told = f"{len(outcomes) - len(kept):,} rows of {', '.join(BROKEN_LABELS)} are left out: their labels are broken"
+    if not len(kept):
+        raise ConfigError(f"{told}; --keep-broken measures them all the same")
+    if len(kept) < len(outcomes):
+        _say(told)
+    return kept
 
 
 def _cross_validated(samples: Samples, resamples: int) -> list[Measured]:

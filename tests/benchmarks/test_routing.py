@@ -126,6 +126,19 @@ def test_odd_files_are_measured_or_said_to_have_no_figure(
         assert (result["rankings"]["router"]["apgr"] is not None) == measured
 
 
+def test_groups_with_broken_labels_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken,) = routing.BROKEN_LABELS
+    path = changed(outcomes(tmp_path / "a.jsonl", "a", 80), group=lambda number: ("a", "b", broken, "c")[number % 4])
+    assert routing.main(["--outcomes", str(path), "--resamples", "5"]) == 0
+    told = capsys.readouterr()
+    assert f"20 rows of {broken} are left out" in told.err
+    assert {result["rows"] for result in last_line(told.out)["results"]} == {60}
+    changed(path, group=broken)
+    assert routing.main(["--outcomes", str(path), "--resamples", "5"]) == 2
+    assert "--keep-broken measures them" in capsys.readouterr().err
+    assert routing.main(["--outcomes", str(path), "--resamples", "5", "--keep-broken"]) == 0
+
+
 def test_a_pair_in_the_wrong_order_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = changed(outcomes(tmp_path / "a.jsonl", "a", 60), weak_correct=1, strong_correct=0)
     assert routing.main(["--outcomes", str(path), "--resamples", "10"]) == 0
