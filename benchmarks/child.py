@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from models.errors import FarthingError
+
 MARK = "FARTHING_BENCHMARK"
 STOP_LIMIT_S = 75.0
 LEFTOVER_WAIT_S = 5.0
@@ -163,8 +165,11 @@ def guarded(prog: str, work: Callable[[Path], int]) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="farthing-benchmark-") as folder:
             return work(Path(folder))
-    except BenchmarkError as exc:
+    except (BenchmarkError, OSError) as exc:  # a file that is not there, a full disk
         print(f"{prog}: {exc}", file=sys.stderr)
+        return 1
+    except FarthingError as exc:
+        print(f"{prog}: {exc.message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; everything it started has been ended", file=sys.stderr)

@@ -249,13 +249,13 @@ def tell(text: str) -> None:
 
 
 def finish(record: Mapping[str, Any], aims: Sequence[Aim], out: str | None) -> None:
-    """Print the aims, keep the record, and print it as the last line."""
+    """Print the aims and the record as the last line, then keep it: what cannot be kept has been seen at least."""
     tell("")
     for aim in aims:
         tell(aim.line())
     text = json.dumps({**record, "ratios": [aim.record() for aim in aims]})
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
     if out:
         with open(out, "w", encoding="utf-8") as file:  # noqa: PTH123 - a path from the command line
             file.write(text + "\n")
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -109,9 +109,9 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     record = record_of(found, options.within, vars(options))
     contest.tell("\n" + render(found, options.within))
     text = json.dumps({**record, "left_behind": nursery.left_behind})
+    contest.tell(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
-    contest.tell(text)
     for process in nursery.left_behind:
         say(f"had to be killed: {process}")
     return 0 if record["met"] and not nursery.left_behind else 1

@@ -38,10 +38,10 @@ from benchmarks.cost.zeroeval import Question
 from benchmarks.load import positive
 from models.errors import UnknownPrice
 from models.local.engine import MODULE_VARIABLE
+from router.calibrate import MIN_ROWS
 from router.grading import grade
 
 RPS: Final = 20.0
-LEAST_QUESTIONS: Final = 400
 FAST: Final = Speeds({FRONTIER: Speed(0.02, 5000.0)}, gpu_answer_tokens_per_s=5000.0, gpu_running=256)
 GPUS: Final = replace(RTX_4090, count=100)  # priced as one each, and in no one's way
 HEAD_LINES: Final = 60
@@ -219,11 +219,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--zeroeval", type=Path, required=True, metavar="FILE", help="outcome rows with texts")
     parser.add_argument("--small", default=SMALL_MODEL, metavar="MODEL", help=f"default: {SMALL_MODEL}")
     parser.add_argument("--frontier", default=FRONTIER_MODEL, metavar="MODEL", help=f"default: {FRONTIER_MODEL}")
-    parser.add_argument("--questions", type=positive, default=1200, metavar="N", help="at least 400 (default: 1200)")
+    parser.add_argument(
+        "--questions",
+        type=positive,
+        default=1200,
+        metavar="N",
+        help="a quarter has to be enough to calibrate on (default: 1200)",
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep exports, labels, artifacts and the page here")
     options = parser.parse_args(argv)
-    if options.questions < LEAST_QUESTIONS:
-        parser.error(f"--questions: a quarter has to be enough to calibrate on, so {LEAST_QUESTIONS} at least")
     return guarded(parser.prog, lambda folder: _run(options, folder))
 
 
@@ -237,6 +241,11 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             f"no price for '{options.frontier}' is known: name a frontier model that is listed"
         ) from exc
     questions = mixing.pick(zeroeval.read(options.zeroeval, list(models.values())), options.questions, 0)
+    parts = _parts(questions)
+    if (least := min(map(len, parts.values()))) < MIN_ROWS:
+        raise BenchmarkError(
+            f"of {len(questions)} questions a quarter, {least}, is to calibrate on, which takes {MIN_ROWS}: ask more"
+        )
     answers = [answer for q in questions for answer in q.answers.values()]
     workload = Workload("loop", _requests(questions), answers)
     nursery = Nursery(folder)
@@ -244,7 +253,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     strong = {q.id: float(grade(q.answers[options.frontier].text, q.reference, q.checker)) for q in questions}
     with _serving(stage, work / "artifacts") as ours:
         told = Transcript(work, [f"{folder}/"])
-        print(json.dumps(Loop(ours, stage, told, _parts(questions), work / "artifacts", strong).go()))
+        print(json.dumps(Loop(ours, stage, told, parts, work / "artifacts", strong).go()))
     return 1 if nursery.left_behind else 0
 
 

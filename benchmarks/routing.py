@@ -28,7 +28,7 @@ from router.embedding.minilm import load_default
 from router.estimators.base import Floats
 from router.evaluation import RESAMPLES, Figures, compare, difference, rounded, setting
 from router.folds import Folds
-from router.outcomes import Outcomes, Pair, data_sha256, read
+from router.outcomes import Outcomes, Pair, data_sha256, pairs_in, read
 from router.training import ESTIMATORS, Samples, out_of_fold, sample, scores, stacked
 
 BROKEN_LABELS: Final = ("high_school_mathematics",)
@@ -107,25 +107,37 @@ def _run(arguments: argparse.Namespace) -> int:
             found += _cross_validated(samples, arguments.resamples)
     if not found:
         raise ConfigError("nothing could be measured: label more prompts, or measure an artifact with --artifact")
-    if arguments.png is not None:
-        _draw(found, arguments.png)
     header = {
         "benchmark": "routing",
         "encoder_sha256": encoder.identity.sha256,
         "data_sha256": data_sha256(arguments.outcomes),
     }
-    print(json.dumps(header | {"resamples": arguments.resamples, "results": [m.to_json() for m in found]}))
+    print(json.dumps(header | {"resamples": arguments.resamples, "results": [m.to_json() for m in found]}), flush=True)
+    if arguments.png is not None:  # last: what cannot be drawn has been measured all the same
+        _draw(found, arguments.png)
     return 0
 
 
 def _pools(arguments: argparse.Namespace) -> Iterator[Outcomes]:
-    """Files of the same pair together; a file of pair rows keeps its own pair whatever `--pair` says."""
+    """Rows of the same pair together, each pair by itself; a file without `--pair` keeps the pairs of its rows."""
     by_pair: dict[Pair, list[Path]] = {}
     for path in arguments.outcomes:
-        by_pair.setdefault(read([path], arguments.pair, mixed=True).pair, []).append(path)
+        for pair in pairs_in(path, arguments.pair):
+            by_pair.setdefault(pair, []).append(path)
     for pair, paths in by_pair.items():
         outcomes = read(paths, pair)
-        yield outcomes if arguments.keep_broken else outcomes.without_groups(BROKEN_LABELS)
+        yield outcomes if arguments.keep_broken else _without_broken(outcomes)
+
+
+def _without_broken(outcomes: Outcomes) -> Outcomes:
+    """Told, since nobody asked for it. Raises ConfigError where that leaves none."""
+    kept = outcomes.without_groups(BROKEN_LABELS)
+    told = f"{len(outcomes) - len(kept):,} rows of {', '.join(BROKEN_LABELS)} are left out: their labels are broken"
+    if not len(kept):
+        raise ConfigError(f"{told}; --keep-broken measures them all the same")
+    if len(kept) < len(outcomes):
+        _say(told)
+    return kept
 
 
 def _cross_validated(samples: Samples, resamples: int) -> list[Measured]:

@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     samples = sample(read(arguments.outcomes, arguments.pair), encoder, arguments.cache, say)
     if len(samples.outcomes) < MIN_ROWS:
         raise ConfigError(f"{len(samples.outcomes)} rows are too few to calibrate on; label at least {MIN_ROWS}")
+    if not samples.outcomes.strong.any():
+        raise ConfigError(f"{samples.outcomes.pair.strong} is right on no row: there is no quality to keep a part of")
     data = data_sha256(arguments.outcomes)
     if data == deployed.manifest.data_sha256:
         say("warning: the router was trained on these very rows, so its threshold will look better than it is")

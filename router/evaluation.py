@@ -45,7 +45,8 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One ranking. auroc: of finding the rows where only the strong model is right. draws: APGR of each resample."""
+    """One ranking. auroc: of finding the rows where the strong model does better. aiq: over the share of strong calls.
+    draws: APGR of each resample."""
 
     apgr: float
     interval: Interval
@@ -103,7 +104,6 @@ def compare(
     """Figures of each ranking. folds: rank within each fold, for scores fitted on the others; None: over all rows."""
     weights = resamples(clusters_of(outcomes), count)
     weak, strong = outcomes.weak, outcomes.strong
-    only_strong = outcomes.gain > 0.5
     found = {}
     for name, score in scores.items():
         ranking = FoldedRanking.of(score, folds)
@@ -114,7 +114,7 @@ def compare(
             interval=Interval.of(draws) if count else Interval(float("nan"), float("nan")),
             cpt50=curve.cpt(0.5),
             cpt80=curve.cpt(0.8),
-            auroc=folded_auroc(score, only_strong, folds),
+            auroc=folded_auroc(score, outcomes.gain > 0.0, folds),
             aiq=aiq(curve.share, curve.quality, 1.0),
             curve=curve,
             draws=draws,
@@ -123,15 +123,18 @@ def compare(
 
 
 def setting(outcomes: Outcomes) -> dict[str, Any]:
-    """What stands above every table: how good the two models are and what an oracle would do."""
-    only_strong = float((outcomes.gain > 0.5).mean())
+    """What stands above every table: how good the two models are and what an oracle would do.
+
+    Of scores between 0 and 1 "only one is right" is that it does better; an oracle asks the strong model just there.
+    """
+    only_strong = float((outcomes.gain > 0.0).mean())
     return {
         "rows": len(outcomes),
         "groups": len(np.unique(outcomes.groups)),
         "pair": asdict(outcomes.pair),
         "always_weak": round(float(outcomes.weak.mean()), 4),
         "always_strong": round(float(outcomes.strong.mean()), 4),
-        "only_weak_right": round(float((outcomes.gain < -0.5).mean()), 4),
+        "only_weak_right": round(float((outcomes.gain < 0.0).mean()), 4),
         "only_strong_right": round(only_strong, 4),
         "oracle_quality": round(float(np.maximum(outcomes.weak, outcomes.strong).mean()), 4),
         "oracle_share": round(only_strong, 4),

@@ -143,6 +143,12 @@ def read(paths: Sequence[Path], pair: Pair | None = None, *, mixed: bool = False
     )
 
 
+def pairs_in(path: Path, wanted: Pair | None) -> list[Pair]:
+    """Which pairs `read` finds in a file: the wanted one where it holds it, else all that its pair rows compare."""
+    held = dict.fromkeys(Pair(*row.names) for row in _rows_of(path, wanted, mixed=True))
+    return [wanted] if wanted in held else [*held]
+
+
 def _others(rows: Sequence[_Row]) -> Floats | None:
     names = sorted({name for row in rows for name in row.others})
     return np.array([[row.others.get(name, np.nan) for name in names] for row in rows]) if names else None
@@ -221,7 +227,7 @@ _Found = tuple[tuple[str, str], float, float, tuple[float, float, float]]
 
 
 def _of_pair(data: dict[str, Any], pair: Pair | None) -> _Found | None:
-    names = (str(data["weak_model"]), str(data["strong_model"]))
+    names = (_name(data["weak_model"], "weak_model"), _name(data["strong_model"], "strong_model"))
     if pair is not None and names != (pair.weak, pair.strong):
         return None
     weak, strong = (_score(data[name], name) for name in ("weak_correct", "strong_correct"))
@@ -274,6 +280,7 @@ def _text(data: dict[str, Any], name: str) -> str:
 def _name(value: Any, what: str) -> str:
     if not isinstance(value, str | int):
         raise ValueError(f"'{what}' is a text or a number")
+    str(value).encode()  # half a surrogate pair is legal JSON and no name: it can be neither hashed nor printed
     return str(value)
 
 

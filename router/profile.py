@@ -33,6 +33,7 @@ NUSD_PER_USD: Final = 1e9
 ROUTINE_GAIN: Final = 0.5  # of the threshold: far below it the frontier adds little
 WORDS_IN_NAME: Final = 4
 OUR_TAGS: Final = frozenset({"label", "judge"})
+FIELDS: Final = ("at_ms", "status", "route", "input_tokens", "output_tokens", "cost_nusd")  # of every exported row
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
@@ -109,9 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read(path: Path) -> Traffic:
     """Answered requests; failed and refused ones, and those this project sent itself, are left out. Raises ConfigError
-    for a file without any."""
+    for a file without any, and for one of something else: its counts would all be 0, which reads like a result."""
     try:
-        rows = [row for _, row in objects(path) if _is_traffic(row)]
+        rows = [row for number, row in objects(path) if _is_traffic(row, f"{path}:{number}")]
         if not rows:
             raise ConfigError(f"{path} holds no answered request; write it with `python -m serving export -o {path}`")
         return _columns(rows)
@@ -132,9 +133,10 @@ def _columns(rows: Sequence[dict[str, Any]]) -> Traffic:
     )
 
 
-def _is_traffic(row: dict[str, Any]) -> bool:
-    answered = row.get("status", "answered") in ("answered", "cached", "coalesced")
-    return answered and not OUR_TAGS & set(row.get("tags") or ())
+def _is_traffic(row: dict[str, Any], where: str) -> bool:
+    if missing := [name for name in FIELDS if name not in row]:
+        raise ConfigError(f"{where}: no row of `python -m serving export [--texts]`: it has no {', '.join(missing)}")
+    return row["status"] in ("answered", "cached", "coalesced") and not OUR_TAGS & set(row.get("tags") or ())
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> Floats:

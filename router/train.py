@@ -106,6 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
 def check_enough(outcomes: Outcomes) -> None:
     if len(outcomes) < MIN_ROWS:
         raise ConfigError(f"{len(outcomes)} rows with a text are too few to learn from; label at least {MIN_ROWS}")
+    if not outcomes.gain.any():
+        raise ConfigError("both models do equally well on every row: there is no gain to learn")
 
 
 def first_policy(samples: Samples, gains: Floats, centroids: np.ndarray[Any, Any]) -> Policy:

@@ -136,7 +136,8 @@ def figures(
     per_1k = bootstrap.ratio(nusd / NUSD_PER_USD * 1000, np.ones(count))
     graded = np.array([float(s.right is not None) for s in scored])
     quality = bootstrap.ratio(right_of(scored), graded) if graded.any() else None
-    kept = bootstrap.ratio(right_of(scored), right_of(frontier)) if frontier is not None and graded.any() else None
+    best = right_of(frontier or ())
+    kept = bootstrap.ratio(right_of(scored), best) if best.any() else None
     routes = Counter(s.route if not s.reply.error else "failed" for s in scored)
     latencies = sorted(s.reply.latency_s for s in good)
     firsts = sorted(s.reply.ttft_s for s in good if s.reply.ttft_s is not None)
@@ -168,7 +169,8 @@ def figures(
 
 
 def _parts(run: Driven, gpu: Gpu) -> Parts:
-    """USD per 1,000 requests. Idle: the hours the GPUs were there, less what their tokens, wasted ones too, cost."""
+    """USD per 1,000 requests. Idle: the hours the GPUs were there, less what their tokens, wasted ones too, cost: below
+    0 where the rate card is dearer than the machine, so that the total is what was paid."""
     per = 1000 / NUSD_PER_USD / max(1, len(run.scored))
     by_route: Counter[str] = Counter()
     for s in run.scored:
@@ -180,7 +182,7 @@ def _parts(run: Driven, gpu: Gpu) -> Parts:
         frontier_usd=by_route[FRONTIER] * per,
         cheap_usd=hosted * per,
         gpu_busy_usd=busy_usd,
-        gpu_idle_usd=max(0.0, hours_usd - busy_usd - wasted_usd) if run.gpus else 0.0,
+        gpu_idle_usd=hours_usd - busy_usd - wasted_usd if run.gpus else 0.0,
         wasted_usd=wasted_usd,
     )
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from benchmarks.cost import assumptions, loads, prices, rows
 from benchmarks.cost.accounting import CENT_NUSD, HITS, Bootstrap, Driven, Scored, figures
-from benchmarks.cost.architectures import Gpu
+from benchmarks.cost.architectures import FRONTIER, Gpu
 from benchmarks.cost.computed import Curve
 from benchmarks.cost.live import Live
 from benchmarks.cost.loads import Simulated
@@ -203,7 +203,8 @@ def live(driven: Sequence[Driven], of: Live, began: Began, owned: Owned | None) 
     """A run with real backends: nothing replayed, nothing computed, and no load but its own. owned: None, no GPU is."""
     gpu = Gpu(usd_per_hour=0.0) if owned is None else owned.gpu
     bootstrap = Bootstrap(of.workload.requests, int(began.options["seed"]))
-    frontier = next((row.scored for row in driven if row.name == f"all-{of.tiers[-1].name}"), None)
+    best = {f"all-{tier.name}" for tier in of.tiers if tier.role == FRONTIER}  # none, where all is one's own
+    frontier = next((row.scored for row in driven if row.name in best), None)
     found = [figures(row, gpu, frontier, bootstrap, ()) for row in driven]
     broken, notes = loads.break_even(found, driven, of.compared(found), gpu, owned.hours if owned else ())
     return Run(

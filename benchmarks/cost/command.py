@@ -118,11 +118,11 @@ def _asked(options: argparse.Namespace) -> Workload:
 
 
 def report(found: Run, out: Path | None, nursery: Nursery) -> int:
-    """Print, keep, and say by the exit code whether it may be believed."""
+    """Print, keep, and say by the exit code whether it may be believed. What cannot be kept has been printed."""
     print(tables.render(found))
+    print(results_io.one_line(found), flush=True)
     if out is not None:
         keep(found, out)
-    print(results_io.one_line(found))
     for process in nursery.left_behind:
         say(f"had to be killed: {process}")
     broken = [c for c in found.checks if not c.met and ("ledger" in c.name or "failed" in c.name)]

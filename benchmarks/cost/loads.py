@@ -73,9 +73,12 @@ class Simulated:
 
 
 def points(driven: Sequence[Driven], by: Simulated, seed: int) -> list[LoadPoint]:
-    """Rows without a GPU cost the same at every load: their ends are enough to draw them."""
+    """Rows without a GPU cost the same at every load: their ends are enough to draw them. Of a row in which every
+    request failed nothing is known."""
     found: list[LoadPoint] = []
     for row in driven:
+        if all(s.reply.error for s in row.scored):
+            continue
         engine = by.engine(row.scored) if row.gpus else None
         site = Site(engine, 1 if engine else 0, by.gpu.usd_per_hour, by.next_tier)
         loads_rps = simulate.LOADS_RPS if engine else (simulate.LOADS_RPS[0], simulate.LOADS_RPS[-1])
@@ -84,14 +87,17 @@ def points(driven: Sequence[Driven], by: Simulated, seed: int) -> list[LoadPoint
 
 
 def checked(driven: Driven, by: Simulated, found: Figures) -> tuple[LoadPoint, list[Check]]:
-    """A row that was driven at a low load in real time, and whether the simulation of its own arrivals told it."""
+    """A row that was driven at a low load in real time, and whether the simulation of its own arrivals told it. No
+    verdict where fewer than two were answered, which are no load."""
     rps = len(driven.scored) / driven.elapsed_s
     real = LoadPoint(found.name, round(rps, 3), found.parts, driven.gpus, False, found.latency_p99_ms)
-    engine = by.engine(driven.scored) if driven.gpus else None
+    answered = [s for s in driven.scored if not s.reply.error]
+    arrivals_s = [s.reply.at_s - answered[0].reply.at_s for s in answered]
+    if len(answered) < 2 or arrivals_s[-1] <= 0:
+        return real, []
+    engine = by.engine(answered) if driven.gpus else None
     site = Site(engine, driven.gpus, by.gpu.usd_per_hour, by.next_tier)
-    first_s = driven.scored[0].reply.at_s
-    arrivals_s = [s.reply.at_s - first_s for s in driven.scored]
-    told = simulate.point(driven.name, by.asked(driven.scored), arrivals_s, site)
+    told = simulate.point(driven.name, by.asked(answered), arrivals_s, site)
     return real, simulate.compared(told, real)
 
 

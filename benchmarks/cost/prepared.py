@@ -133,13 +133,15 @@ def workload(
 
 
 def low_loads(workload: Workload, loads_rps: Sequence[float], seconds: float) -> list[Workload]:
-    """The workload's first requests again, stretched to each load, for so many seconds."""
+    """The workload's first requests again, stretched to each load, for so many seconds: two at least, which take longer
+    where the load is low."""
     found = []
     for rps in loads_rps:
         scale = float(workload.facts["offered_rps"]) / rps
         requests = [replace(r, arrival_s=r.arrival_s * scale, phase=0) for r in workload.requests]
         few = [r for r in requests if r.arrival_s <= seconds]
-        found.append(Workload(f"{rps:g}-rps", few or requests[:1], workload.answers, {"offered_rps": rps}))
+        first = few if len(few) > 1 else sorted(requests, key=lambda r: r.arrival_s)[:2]
+        found.append(Workload(f"{rps:g}-rps", first, workload.answers, {"offered_rps": rps}))
     return found
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from benchmarks.child import BenchmarkError
 from models.errors import ConfigError
 from router import outcomes
+from router.grading import CHECKERS
 
 Kind = Literal["new", "repeat", "paraphrase"]
 Message = Mapping[str, Any]
@@ -142,14 +144,33 @@ def _made(kind: type[Made], data: Mapping[str, Any], where: str) -> Made:
         raise BenchmarkError(f"{where}: {str(exc).partition('()')[2].strip() or exc}") from exc
 
 
+_TEXTS: Final = ("id", "question", "reference")  # which may be written as numbers
+_KINDS: Final[Mapping[str, tuple[Any, str]]] = {
+    **dict.fromkeys(("id", "question", "tenant", "group"), (str, "a text")),
+    "reference": (str | None, "a text or a number"),
+    "deferrable": (bool, "true or false"),
+    "max_tokens": (int | None, "a number"),
+    "phase": (int, "a number"),
+}
+
+
 def _request(data: dict[str, Any], where: str) -> Request:
-    request = _made(Request, {"question": data.get("id"), **data}, where)
-    if not isinstance(request.arrival_s, int | float) or request.arrival_s < 0:
+    """Whatever would show only when its answer is there, paid for, is refused here."""
+    texts = {name: str(data[name]) for name in _TEXTS if isinstance(data.get(name), int | float)}
+    request = _made(Request, {"question": texts.get("id", data.get("id")), **data, **texts}, where)
+    for name, (kind, told) in _KINDS.items():
+        if not isinstance(getattr(request, name), kind):
+            raise BenchmarkError(f"{where}: {name} is {told}, not {getattr(request, name)!r}")
+    if not isinstance(request.arrival_s, int | float) or not 0 <= request.arrival_s < math.inf:
         raise BenchmarkError(f"{where}: arrival_s is a number of seconds from the start, not {request.arrival_s!r}")
     if not _are_messages(request.messages):
         raise BenchmarkError(f"{where}: messages is a list of objects with a role, one of them the user's")
     if (request.reference is None) != (request.checker is None):
         raise BenchmarkError(f"{where}: reference and checker go together")
+    if request.checker not in (None, *CHECKERS):
+        raise BenchmarkError(f"{where}: checker is one of {', '.join(CHECKERS)}, not {request.checker!r}")
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise BenchmarkError(f"{where}: max_tokens is at least 1, not {request.max_tokens}")
     if request.kind not in get_args(Kind):
         raise BenchmarkError(f"{where}: kind is one of {', '.join(get_args(Kind))}, not {request.kind!r}")
     return request

@@ -53,9 +53,11 @@ def read(path: Path, models: Sequence[str], tasks: Sequence[str] = tuple(CHECKER
 
 
 def others(questions: Sequence[Question], but: Sequence[str]) -> NDArray[np.float64]:
-    """(questions, models): right or not, of each further model that was asked all of them; no columns without one."""
+    """(questions, models): right or not, of each further model with verdicts on all; no columns without one."""
     names = [name for name in questions[0].row["models"] if name not in but]
-    asked = [name for name in names if all(name in q.row["models"] for q in questions)]
+    asked = [
+        name for name in names if all((q.row["models"].get(name) or {}).get("correct") is not None for q in questions)
+    ]
     found = [[float(q.row["models"][name]["correct"]) for name in asked] for q in questions]
     return np.array(found, float).reshape(len(questions), len(asked))
 
@@ -63,7 +65,7 @@ def others(questions: Sequence[Question], but: Sequence[str]) -> NDArray[np.floa
 def _question(row: Mapping[str, Any], models: Sequence[str], tasks: Sequence[str], where: str) -> Question | None:
     try:
         task, text, prompt = row["task"], row["question"], row["prompt"]
-        if task not in tasks or not text or any(model not in row["models"] for model in models):
+        if task not in tasks or not text or any(row["models"].get(model) is None for model in models):
             return None
         if text not in prompt:
             raise BenchmarkError(f"{where}: the prompt does not hold the question")
@@ -75,5 +77,5 @@ def _question(row: Mapping[str, Any], models: Sequence[str], tasks: Sequence[str
         correct = {m: float(a["correct"]) for m, a in said.items()}
         template = prompt.replace(text, MARK, 1)
         return Question(row["id"], task, text, template, row["reference"], CHECKERS[task], answers, correct, row)
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise BenchmarkError(f"{where}: no outcome row with texts ({exc!r})") from exc

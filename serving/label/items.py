@@ -133,9 +133,9 @@ def _plain_prompt(row: Mapping[str, Any]) -> Any:
 
 
 def _item(row: Mapping[str, Any], checker: str | None, where: str) -> Item:
-    name = row.get("id") or row.get("request_id")
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}: the row has no 'id'")
+    name = row["request_id"] if row.get("id") is None and "request_id" in row else row.get("id")
+    if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
+        raise ConfigError(f"{where}: the row has no 'id', which is a text or a number")
     messages = _messages(row, where)
     task = str(row.get("task") or "traffic")
     reference = row.get("reference") if row.get("tests") is None else row["tests"]
@@ -150,7 +150,7 @@ def _item(row: Mapping[str, Any], checker: str | None, where: str) -> Item:
             else f"{where}: a reference needs a checker, in the row or with --checker; the checkers are {known}"
         )
     item = Item(
-        id=name,
+        id=str(name),
         key=hashlib.sha256(_written(messages, where)).hexdigest()[:32],
         task=task,
         group=str(row.get("group") or row.get("prompt_name") or task),

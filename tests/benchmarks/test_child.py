@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.child import ROOT, BenchmarkError, Nursery, python
+from benchmarks.child import ROOT, BenchmarkError, Nursery, guarded, python
+from models.errors import ConfigError
 
 DAEMON = """
 import os, subprocess, sys, time
@@ -91,3 +92,18 @@ def test_cpu_time_is_that_of_the_whole_family(tmp_path: Path) -> None:
         assert child.cpu_s() >= 0.3
     with Nursery(tmp_path).child("module", python("benchmarks.load", "--help")) as child:
         assert "closed loop" in child.wait_for_line("A ", 20)
+
+
+@pytest.mark.parametrize(
+    "error", [BenchmarkError("no such thing"), OSError("no such thing"), ConfigError("no such thing")]
+)
+def test_what_a_user_can_mend_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(_: Path) -> int:
+        raise error
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert guarded("benchmarks.x", work) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "benchmarks.x: no such thing\n"

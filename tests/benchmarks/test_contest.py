@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,3 +78,11 @@ def test_the_expected_figures_are_taken_from_the_right_pairs() -> None:
     found = [aim.found.median for aim in overhead.aims(results, (1, 32)) if aim.found]
     assert found == [30.0, 30.0, 3.0, 3.0, 2.333, 2.333]
     assert [aim.met for aim in overhead.aims(results, (1, 32))] == [True] * 6
+
+
+def test_a_record_that_cannot_be_kept_is_printed_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        contest.finish({"benchmark": "x"}, [], str(tmp_path / "no folder" / "x.json"))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["benchmark"] == "x"

@@ -86,6 +86,14 @@ def test_files_of_different_pairs_are_measured_apart(tmp_path: Path, capsys: pyt
     assert {(r["set"], r["pair"]["weak"]) for r in results} == {("a", "w"), ("b", "other")}
 
 
+def test_a_file_of_several_pairs_is_measured_pair_by_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = changed(outcomes(tmp_path / "a.jsonl", "a", 160), weak_model=lambda number: ("v", "w")[number // 2 % 2])
+    for pair, weak in (([], ["v", "w"]), (["--pair", "w,s"], ["w"]), (["--pair", "x,y"], ["v", "w"])):
+        assert routing.main(["--outcomes", str(path), "--resamples", "5", *pair]) == 0
+        results = last_line(capsys.readouterr().out)["results"]
+        assert [(r["pair"]["weak"], r["rows"]) for r in results if r["split"] == "seen"] == [(w, 80) for w in weak]
+
+
 def changed(path: Path, **changes: Any) -> Path:
     """Values that are callables are given the row's number."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -116,6 +124,19 @@ def test_odd_files_are_measured_or_said_to_have_no_figure(
     assert "NaN" not in line and not recwarn.list
     for result in json.loads(line)["results"]:
         assert (result["rankings"]["router"]["apgr"] is not None) == measured
+
+
+def test_groups_with_broken_labels_are_left_out_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken,) = routing.BROKEN_LABELS
+    path = changed(outcomes(tmp_path / "a.jsonl", "a", 80), group=lambda number: ("a", "b", broken, "c")[number % 4])
+    assert routing.main(["--outcomes", str(path), "--resamples", "5"]) == 0
+    told = capsys.readouterr()
+    assert f"20 rows of {broken} are left out" in told.err
+    assert {result["rows"] for result in last_line(told.out)["results"]} == {60}
+    changed(path, group=broken)
+    assert routing.main(["--outcomes", str(path), "--resamples", "5"]) == 2
+    assert "--keep-broken measures them" in capsys.readouterr().err
+    assert routing.main(["--outcomes", str(path), "--resamples", "5", "--keep-broken"]) == 0
 
 
 def test_a_pair_in_the_wrong_order_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +176,14 @@ def test_the_shipped_prior_is_measured_by_its_name(
     path = outcomes(tmp_path / "a.jsonl", "a", 8)
     assert routing.main(["--outcomes", str(path), "--artifact", "prior", "--only-artifact", "--resamples", "5"]) == 0
     assert last_line(capsys.readouterr().out)["results"][0]["split"].startswith("as trained")
+
+
+def test_what_cannot_be_drawn_has_been_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = outcomes(tmp_path / "a.jsonl", "a", 60)
+    assert routing.main(["--outcomes", str(path), "--resamples", "5", "--png", str(path / "a.png")]) == 2
+    captured = capsys.readouterr()
+    assert last_line(captured.out)["results"]
+    assert str(path) in captured.err.splitlines()[-1]
 
 
 def test_own_rows_beat_a_prior_that_learned_the_opposite(

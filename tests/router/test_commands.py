@@ -140,6 +140,9 @@ def test_what_the_user_can_mend_is_one_line(
 ) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(json.dumps(row) + "\n" for row in outcome_rows(20, 3)))
+    alike = tmp_path / "alike.jsonl"
+    wrong = [row | {"weak_correct": 0, "strong_correct": 0} for row in outcome_rows(120, 4)]
+    alike.write_text("".join(json.dumps(row) + "\n" for row in wrong))
     sample, out = ["--outcomes", str(files["sample"])], ["--out", str(tmp_path / "x")]
     refused = {
         "too few to learn": ["train", "--outcomes", str(few), *out],
@@ -149,11 +152,18 @@ def test_what_the_user_can_mend_is_one_line(
         "holds no answered request": ["profile", "--traffic", str(tmp_path / "empty"), "--artifact", str(trained)],
         "no price for 'w'": ["calibrate", *sample, "--artifact", str(trained), "--usd-per-1k", "1"],
         "--pair is WEAK,STRONG": ["calibrate", *sample, *out, "--quality", "0.9", "--pair", "one"],
+        "equally well on every row": ["train", "--outcomes", str(alike), *out],
+        "s is right on no row": ["calibrate", "--outcomes", str(alike), "--artifact", str(trained), "--check"],
         "no row is of group nobody": ["train", *sample, *out, "--leave-out", "nobody"],
         "is not as `python -m serving export` writes it": ["profile", "--traffic", str(tmp_path / "odd")],
+        "few.jsonl:1: no row of `python -m serving export [--texts]`: it has no at_ms, status": [
+            "profile",
+            "--traffic",
+            str(few),
+        ],
     }
     (tmp_path / "empty").write_text("")
-    (tmp_path / "odd").write_text('{"text": "t", "at_ms": "yesterday"}\n')
+    (tmp_path / "odd").write_text(json.dumps(traffic_rows()[1] | {"at_ms": "yesterday"}) + "\n")
     capsys.readouterr()
     for message, command in refused.items():
         assert main(command) == 2, command

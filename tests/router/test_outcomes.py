@@ -124,6 +124,8 @@ def test_two_pairs_are_an_error_unless_mixed(tmp_path: Path) -> None:
         (json.dumps(pair_row(0, prompt=["a"])), "'prompt' is a text"),
         (json.dumps(pair_row(0, id=None)), "'id' is a text or a number"),
         (json.dumps(pair_row(0, group={})), "'group' is a text or a number"),
+        (json.dumps(pair_row(0, id="\ud83d")), "surrogates not allowed"),
+        (json.dumps(pair_row(0, weak_model=None)), "'weak_model' is a text or a number"),
         (json.dumps(pair_row(0, prompt_chars=math.inf)), "prompt_chars is inf"),
         (json.dumps(pair_row(0, weak_tokens=-1)), "weak_tokens is -1"),
         (json.dumps(models_row(0, models=["w", "s"])), "'models' is an object"),

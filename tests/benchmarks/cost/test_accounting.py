@@ -75,6 +75,13 @@ def test_parts_sum_to_the_total_and_idle_is_the_hours_less_busy_and_wasted() -> 
     assert found.ledger_nusd == 2_360_000
 
 
+def test_a_gpu_costs_its_hours_even_where_its_tokens_are_priced_above_them() -> None:
+    cheap = replace(GPU, usd_per_hour=0.001)  # its rate card is the judge's, as dear as ever
+    found = figures(driven([REPLIES[0]] * 4, []), cheap, None, Bootstrap(REQUESTS, 0, 50), ())
+    assert found.parts.gpu_idle_usd < 0
+    assert found.total.value == pytest.approx(0.001 * 36 / 3600 / 4 * 1000)
+
+
 def test_without_the_ledgers_rows_what_each_reply_was_told_to_have_wasted_counts() -> None:
     told = [replace(REPLIES[0], wasted_nusd=40_000), *REPLIES[1:]]
     parts = figures(driven(told, []), GPU, None, Bootstrap(REQUESTS, 0, 50), ()).parts
@@ -113,6 +120,12 @@ def test_quality_kept_is_against_the_frontier_on_the_same_requests() -> None:
     found = figures(driven(REPLIES, []), GPU, frontier, Bootstrap(REQUESTS, 0, 50), ())
     assert found.quality_kept is not None
     assert found.quality_kept.value == 0.75
+
+
+def test_of_a_frontier_that_is_never_right_nothing_can_be_kept(recwarn: pytest.WarningsRecorder) -> None:
+    frontier = [JUDGE.score(r, reply(i, "frontier", f"wrong {r.question}")) for i, r in enumerate(REQUESTS)]
+    found = figures(driven(REPLIES, []), GPU, frontier, Bootstrap(REQUESTS, 0, 50), ())
+    assert found.quality_kept is None and not recwarn.list
 
 
 def test_all_that_asks_one_question_is_drawn_together() -> None:

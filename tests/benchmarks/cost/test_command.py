@@ -58,3 +58,5 @@ def test_low_loads_are_the_same_requests_stretched(tmp_path: Path) -> None:
     first = low.requests[0]
     assert first.arrival_s == pytest.approx(whole.requests[0].arrival_s * 10)
     assert low.requests[-1].arrival_s <= 20.0
+    (rare,) = prepared.low_loads(whole, [0.05], 1.0)
+    assert len(rare.requests) == 2, "one request is no load"

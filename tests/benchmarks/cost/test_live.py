@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.child import BenchmarkError
-from benchmarks.cost import configured, live
+from benchmarks.cost import assembled, configured, live
+from benchmarks.cost.accounting import Driven, Scored
+from benchmarks.cost.architectures import SMALL
 from benchmarks.cost.drive import Reply
 from benchmarks.cost.live import Journal, Live
 from benchmarks.cost.loads import Compared
@@ -70,6 +72,22 @@ def test_break_even_of_a_live_run_is_of_its_own_tier_against_the_cheapest_hosted
     assert of.compared(found) == Compared("all-own", {"cheapest": "all-mini", "frontier": "all-big"})
     dear = [found[1], replace(found[0], total=replace(found[0].total, value=99.0))]
     assert of.compared(dear).against == {"frontier": "all-big"}, "the frontier is the cheapest hosted one"
+
+
+def test_quality_kept_is_of_the_frontiers_and_nothing_where_there_is_none() -> None:
+    asked = live.arithmetic(4, 1.0)
+    began = assembled.Began("2026-11-27T00:00:00+00:00", {"versions": {}, "commit": "x"}, 0.0, {"seed": 0})
+    whole = configured.tiers_of(CONFIG)
+    for tiers, kept in ((whole, True), ([tier for tier in whole if tier.role == SMALL], False)):
+        replies = [
+            Reply(r.id, r.arrival_s, 1.0, 0.1, "x", "small", input_tokens=9, output_tokens=9) for r in asked.requests
+        ]
+        scored = [Scored(r, reply, 0, True, False) for r, reply in zip(asked.requests, replies, strict=True)]
+        driven = [Driven(f"all-{tier.name}", tier.name, scored, 4.0, 0, ()) for tier in tiers]
+        of = Live(asked, tiers, Journal(None), 0.0, datetime.datetime.now(datetime.UTC))
+        assert [one.quality_kept is not None for one in assembled.live(driven, of, began, None).figures] == [
+            kept for _ in tiers
+        ]
 
 
 def test_the_sums_are_graded_by_their_own_reference_and_repeat_now_and_then() -> None:

@@ -10,6 +10,7 @@ from benchmarks.cost.drive import Reply
 from benchmarks.cost.loads import Compared, Simulated
 from benchmarks.cost.prices import Prices
 from benchmarks.cost.replayed import Speeds
+from benchmarks.cost.results import Figures
 from benchmarks.cost.workload import Answer, Request
 
 MODELS = {"small": "s", "cheap": "gpt-4o-mini-2024-07-18", "frontier": "gpt-4o-2024-08-06"}
@@ -68,3 +69,25 @@ def test_rows_without_a_gpu_are_drawn_by_their_ends() -> None:
     points = loads.points([run], BY, 0)
     assert len(points) == 2
     assert [point.parts.total_usd for point in points] == pytest.approx([0.007, 0.007])
+
+
+def low(*rows: Scored) -> tuple[Driven, Simulated, Figures]:
+    run = Driven("all-small", "all", rows, 4.0, 1, ())
+    return run, BY, figures(run, GPU, None, Bootstrap([s.request for s in rows], 0, 50), ())
+
+
+def failed(number: int) -> Scored:
+    request = scored(number, "small").request
+    return Scored(request, Reply(request.id, float(number), 1.0, error="status 500"), 0, None, False)
+
+
+def test_a_request_that_failed_at_a_low_load_takes_no_part_in_its_simulation() -> None:
+    _, checks = loads.checked(*low(scored(0, "small"), failed(1), scored(2, "small"), scored(3, "small")))
+    assert len(checks) == 2
+
+
+def test_fewer_than_two_answers_are_no_load_to_check_and_none_no_load_to_simulate() -> None:
+    for rows in ((scored(0, "small"),), (scored(0, "small"), failed(1)), (failed(0), failed(1))):
+        point, checks = loads.checked(*low(*rows))
+        assert not point.simulated and checks == []
+    assert loads.points([low(failed(0), failed(1))[0]], BY, 0) == []

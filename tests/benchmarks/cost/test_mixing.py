@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from benchmarks.cost import mixing, zeroeval
 from benchmarks.cost.mixing import Mix
 from benchmarks.cost.workload import Request, by_conversation, conversation
 from benchmarks.cost.zeroeval import Question
-from tests.benchmarks.cost.questions import MODELS, write
+from tests.benchmarks.cost.questions import MODELS, row, write
 
 MIX = Mix(seed=3, rps=10.0, repeat_rate=0.2, paraphrase_rate=0.1, deferrable_share=0.25)
 
@@ -23,6 +24,19 @@ def questions(tmp_path: Path) -> list[Question]:
 
 def mixed(questions: list[Question], mix: Mix) -> list[Request]:
     return mixing.halves(questions, mix, {q.id: i % 2 for i, q in enumerate(questions)})
+
+
+def test_models_that_were_not_asked_are_null_or_missing_as_in_outcome_rows(tmp_path: Path) -> None:
+    rows = [row(number) for number in range(4)]
+    for number, one in enumerate(rows):
+        one["models"] |= {"some": None if number else {"correct": 1}, "all": {"correct": number % 2}}
+        one["models"]["ungraded"] = {"correct": None}
+    rows[3]["models"]["little"] = None
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = zeroeval.read(path, list(MODELS.values()))
+    assert [q.id for q in found] == ["test/gsm/0", "test/gsm/1", "test/gsm/2"]
+    assert zeroeval.others(found, list(MODELS.values())).tolist() == [[0.0], [1.0], [0.0]]
 
 
 def test_the_question_stands_alone_and_the_template_is_the_systems(questions: list[Question]) -> None:

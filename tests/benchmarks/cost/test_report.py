@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cost import figures, page, results_io, tables
+from benchmarks.child import Nursery
+from benchmarks.cost import command, figures, page, results_io, tables
 from benchmarks.cost.results import BreakEven, Check, Interval, Parts, Run
 from tests.benchmarks.cost import example
 
@@ -199,3 +200,13 @@ def test_an_idle_part_below_zero_does_not_break_the_picture() -> None:
 def test_a_failed_check_stands_out_on_the_page(tmp_path: Path) -> None:
     text = page.render(dataclasses.replace(BARE, checks=[Check("the aim", False)]), [])
     assert '<td class="missed">NOT MET</td>' in text
+
+
+def test_a_result_that_cannot_be_kept_is_printed_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that is full after eight minutes costs the files, not the figures."""
+    (tmp_path / "out").write_text("no folder")
+    with pytest.raises(OSError, match="File exists"):
+        command.report(BARE, tmp_path / "out", Nursery(tmp_path))
+    assert capsys.readouterr().out.splitlines()[-1] == results_io.one_line(BARE)

@@ -41,6 +41,11 @@ def test_requests_are_sorted_by_arrival(tmp_path: Path) -> None:
     assert [request.id for request in found] == ["b", "a"]
 
 
+def test_names_and_references_may_be_written_as_numbers(tmp_path: Path) -> None:
+    (asked,) = workload.read_requests(file_of(tmp_path, {**LINE, "id": 7, "reference": 4, "checker": "number"}))
+    assert (asked.id, asked.question, asked.reference) == ("7", "7", "4")
+
+
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
@@ -51,7 +56,16 @@ def test_requests_are_sorted_by_arrival(tmp_path: Path) -> None:
         ({**LINE, "id": "b", "messages": [{"role": "system", "content": "x"}]}, "one of them the user's"),
         ({**LINE, "id": "b", "arrival_s": "soon"}, "arrival_s is a number"),
         ({**LINE, "id": "b", "arrival_s": -1}, "arrival_s is a number"),
+        ({**LINE, "id": "b", "arrival_s": float("inf")}, "arrival_s is a number"),
+        ({**LINE, "id": "b", "arrival_s": float("nan")}, "arrival_s is a number"),
         ({**LINE, "id": "b", "reference": "4"}, "go together"),
+        ({**LINE, "id": "b", "reference": "4", "checker": "guess"}, "checker is one of exact, contains"),
+        ({**LINE, "id": "b", "reference": ["4"], "checker": "number"}, "reference is a text or a number"),
+        ({**LINE, "id": None}, "id is a text"),
+        ({**LINE, "id": "b", "tenant": 5}, "tenant is a text"),
+        ({**LINE, "id": "b", "deferrable": "no"}, "deferrable is true or false"),
+        ({**LINE, "id": "b", "max_tokens": "many"}, "max_tokens is a number"),
+        ({**LINE, "id": "b", "max_tokens": 0}, "max_tokens is at least 1"),
         ({**LINE, "id": "b", "kind": "echo"}, "kind is one of"),
         (LINE, "'a' occurs twice"),
     ],

@@ -20,7 +20,8 @@ USER = [{"role": "user", "content": "hi"}]
     ("row", "says"),
     [
         ({"prompt": "x"}, "no 'id'"),
-        ({"id": 5, "prompt": "x"}, "no 'id'"),
+        ({"id": "", "prompt": "x"}, "no 'id'"),
+        ({"id": ["a"], "prompt": "x"}, "no 'id', which is a text or a number"),
         ({"id": "a"}, "neither 'messages' nor a 'prompt'"),
         ({"id": "a", "prompt": ["x"]}, "neither 'messages' nor a 'prompt'"),
         ({"id": "a", "messages": []}, "'messages' is a list"),
@@ -37,6 +38,13 @@ def test_a_bad_line_is_named_with_its_file(tmp_path: Path, row: Any, says: str) 
     file = write_lines(tmp_path / "in.jsonl", [*sums(2), row])
     with pytest.raises(ConfigError, match=rf"in\.jsonl:3: .*{says}"):
         read(file)
+
+
+def test_ids_may_be_numbers_as_in_outcome_rows(tmp_path: Path) -> None:
+    file = write_lines(
+        tmp_path / "in.jsonl", [{"id": 0, "prompt": "x"}, {"id": None, "request_id": "r", "prompt": "y"}]
+    )
+    assert [item.id for item in read(file).items] == ["0", "r"]
 
 
 def test_what_is_no_json_and_what_is_not_there(tmp_path: Path) -> None:
