@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
+
 from models.errors import DeadlineExceeded
 
 Endpoint = Literal["chat/completions", "completions"]
@@ -147,8 +149,25 @@ class Chunk:
 
     `content` is true once the events carry something a reader would see (text, reasoning, a tool call).
     A usage-only event (empty `choices`) is not in `data`: its figures are in `usage`, and the gateway writes its own.
+    `running` is the JSON of what the call has used so far, where that is told with each event: only the last is wanted,
+    and to read every one would take as long as all else that is done with an event.
     """
 
     data: bytes
     content: bool = False
     usage: Usage | None = None
+    running: bytes = b""
+
+    @property
+    def told(self) -> bool:
+        """Whether it says what the call has used."""
+        return self.usage is not None or bool(self.running)
+
+    def used(self) -> Usage | None:
+        """By the whole call, or so far."""
+        if self.usage is not None or not self.running:
+            return self.usage
+        try:
+            return Usage.from_openai(orjson.loads(self.running))
+        except orjson.JSONDecodeError:
+            return None

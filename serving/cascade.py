@@ -168,7 +168,7 @@ class Gate:
 
     def _read(self, chunk: Chunk) -> Chunk:
         """Take the evidence out of a chunk, and out of sight what the caller did not ask for."""
-        self.usage = chunk.usage or self.usage
+        self.usage = chunk.used() or self.usage
         if not chunk.data:
             return chunk
         try:

@@ -27,7 +27,7 @@ from models.errors import (
     WouldBeLate,
 )
 from models.pool import Pool, Reply
-from models.types import Call, Usage
+from models.types import Call, Chunk, Usage
 from router.decision import Decision, Facts, Recalled
 from serving.accounts import Accounts, Spending
 from serving.cache.exact import Entry
@@ -292,16 +292,16 @@ class Pipeline:
         """Pass chunks on as they come; charge for what was made, however the stream ends."""
         assert reply.chunks is not None
         parts: list[bytes] = []
-        usage: Usage | None = None
+        last: Chunk | None = None  # that told what was used
         try:
             async with aclosing(reply.chunks) as chunks:
                 async for chunk in chunks:
-                    usage = chunk.usage or usage
+                    last = chunk if chunk.told else last
                     if chunk.data:
                         parts.append(chunk.data)
                         flight.push(chunk.data)
         finally:
-            usage = usage or _estimate_stream(job, b"".join(parts))
+            usage = (last.used() if last is not None else None) or _estimate_stream(job, b"".join(parts))
             cost = spending.charge(usage)
         return Outcome(opening, usage, cost, events=b"".join(parts))
 

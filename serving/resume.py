@@ -159,7 +159,7 @@ async def unbroken(reply: Reply, call: Call, ask: Ask, resumed: Callable[[Reply]
                 async for chunk in chunks:
                     if chunk.data:
                         parts.append(chunk.data)
-                    yield Chunk(without_running_usage(chunk.data), chunk.content, chunk.usage)
+                    yield Chunk(without_running_usage(chunk.data), chunk.content, chunk.usage, chunk.running)
             return
         except StreamCut as cut:
             seen = _Seen()
@@ -199,9 +199,10 @@ async def _joined(chunks: AsyncGenerator[Chunk, None], seen: _Seen) -> AsyncGene
                 data = b"".join(map(event, filter(None, (_renamed(told, seen) for told in _events(chunk.data)))))
             except (orjson.JSONDecodeError, AttributeError, TypeError) as exc:
                 raise StreamCut("the answer broke off: what should carry it on is no stream of text") from exc
-            usage = seen.whole(chunk.usage) if chunk.usage is not None else None
+            rest = chunk.used()
+            usage = seen.whole(rest) if rest is not None else None
             if data or usage is not None:
-                yield replace(chunk, data=data, usage=usage)
+                yield Chunk(data, chunk.content, usage)
 
 
 def _renamed(told: Json, seen: _Seen) -> Json | None:

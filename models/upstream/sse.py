@@ -68,11 +68,13 @@ class ChunkReader:
     done: bool = False  # [DONE] was seen
     error: dict[str, Any] | None = None
     fault: ProtocolViolation | None = None  # to be raised once what came before it has been passed on
+    _running: bytes = b""  # usage so far, as the last event told it
 
     def feed(self, block: bytes) -> Chunk | None:
         """What a block completes, None when nothing. What is no chunk ends the stream: it is the `fault`."""
         kept: list[bytes] = []
         usage: Usage | None = None
+        self._running = b""
         try:
             for event in self._splitter.feed(block):
                 data = payload(event)
@@ -89,7 +91,7 @@ class ChunkReader:
             self.fault = exc
         if not kept and usage is None:
             return None
-        return Chunk(b"".join(kept), content=self.seen_content, usage=usage)
+        return Chunk(b"".join(kept), content=self.seen_content, usage=usage, running=self._running)
 
     def _look(self, data: bytes) -> tuple[bool, Usage | None]:
         """(whether the event is passed on, its usage). Parses until content was seen, and then only the odd event."""
@@ -99,7 +101,8 @@ class ChunkReader:
         if self.seen_content and not ends and b'"error"' not in data and (running or not has_usage):
             if not (data.startswith(b"{") and data.endswith(b"}")):
                 raise ProtocolViolation("the backend sent an event that is not an object")
-            return True, Usage.from_openai(_parse(running[1])) if running is not None else None
+            self._running = running[1] if running is not None else self._running
+            return True, None
         chunk = _parse(data)
         if chunk.get("error"):
             error = chunk["error"]

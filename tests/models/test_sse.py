@@ -40,7 +40,7 @@ def read(blocks: list[bytes]) -> tuple[bytes, Usage | None, ChunkReader]:
         chunk = reader.feed(block)
         if chunk is not None:
             data += chunk.data
-            usage = chunk.usage or usage
+            usage = chunk.used() or usage
     return data, usage, reader
 
 

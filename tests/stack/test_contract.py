@@ -64,7 +64,7 @@ async def test_vllm_counts_along_where_it_is_asked_to(subject: Subject) -> None:
         "stream_options": {"continuous_usage_stats": True},
     }
     call = Call("chat/completions", body, "req_counts", Deadline.after(120), stream=True)
-    told = [chunk.usage async for chunk in subject.backend.stream(call)]
+    told = [chunk.used() async for chunk in subject.backend.stream(call)]
     usages = [usage for usage in told if usage is not None]
     assert len(usages) == len(told) > 3
     counts = [usage.output_tokens for usage in usages]
