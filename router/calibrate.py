@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     found = calibration.points(rows)
     chosen = calibration.at(rows, deployed.policy.threshold) if arguments.check else _choose(arguments, found)
     _show(arguments, samples, deployed, found, chosen)
+    if arguments.quality is not None and chosen.share == 1.0:
+        say("nothing can be sent down with so much promised: keep less, or label more rows")
     if arguments.check:
         return 0
     policy = _policy(arguments, samples, deployed, chosen)

@@ -1,7 +1,11 @@
 """From a sample of outcomes and scores to a threshold that keeps a promise, and how sure that promise is.
 
 A promise of quality is kept by the lower end of a confidence interval, not by the estimate: a threshold rises only as
-long as even that end would do. Knows no files; `calibrate.py` is the command.
+long as even that end would do. A bootstrap knows no loss that its sample has not: where few answers were lost its lower
+end is too high, and where none was it is 100 %. So each resample loses Poisson(1) answers more: for rare losses that is
+the exact bound (Garwood 1936: the upper end for k seen is a quantile of Gamma(k + 1)).
+
+Knows no files; `calibrate.py` is the command.
 """
 
 from __future__ import annotations
@@ -58,15 +62,36 @@ def points(sample: Sample, *, count: int = RESAMPLES) -> list[Point]:
 
     Two-sided 95 % intervals from a bootstrap by cluster; their lower end is a one-sided 97.5 % bound.
     """
-    weights = resamples(sample.clusters, count).astype(np.float32)
-    strong_sums = weights @ sample.strong.astype(np.float32)
-    return [_point(sample, threshold, weights, strong_sums) for threshold in _cuts(sample.scores)]
+    draws = _Draws.of(sample, count)
+    return [_point(sample, threshold, draws) for threshold in _cuts(sample.scores)]
 
 
 def at(sample: Sample, threshold: float, *, count: int = RESAMPLES) -> Point:
     """What a threshold chosen elsewhere does on this sample."""
-    weights = resamples(sample.clusters, count).astype(np.float32)
-    return _point(sample, threshold, weights, weights @ sample.strong.astype(np.float32))
+    return _point(sample, threshold, _Draws.of(sample, count))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """Resamples, the same for every threshold. weights: (count, n); strong, unseen: (count,), of always-strong's right
+    answers and of losses that the sample does not show."""
+
+    weights: NDArray[np.float32]
+    strong: NDArray[np.float32]
+    unseen: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, sample: Sample, count: int) -> _Draws:
+        weights = resamples(sample.clusters, count).astype(np.float32)
+        unseen = np.random.default_rng(1).poisson(1.0, count)
+        return cls(weights, weights @ sample.strong.astype(np.float32), unseen)
+
+    def kept(self, goes_up: NDArray[np.bool_], right: Floats) -> Interval:
+        """Of always-strong's right answers. No more are lost unseen than were sent down."""
+        strong = np.maximum(self.strong, 1e-9)
+        seen = (self.weights @ right.astype(np.float32)) / strong
+        unseen = np.minimum(self.unseen, self.weights @ (~goes_up).astype(np.float32)) / strong
+        return Interval(Interval.of((seen - unseen).astype(float)).low, Interval.of(seen.astype(float)).high)
 
 
 def _cuts(scores: Floats) -> list[float]:
@@ -78,16 +103,15 @@ def _cuts(scores: Floats) -> list[float]:
     return sorted({ends[0], *(float(m) for m in middles[::step]), ends[1]})
 
 
-def _point(sample: Sample, threshold: float, weights: NDArray[np.float32], strong_sums: NDArray[np.float32]) -> Point:
+def _point(sample: Sample, threshold: float, draws: _Draws) -> Point:
     goes_up = sample.scores >= threshold
     right = np.where(goes_up, sample.strong, sample.weak)
-    draws = (weights @ right.astype(np.float32)) / np.maximum(strong_sums, 1e-9)
     cost = None
     if sample.costs is not None:
         cost = float(np.where(goes_up, sample.costs[1], sample.costs[0]).mean() * 1000)
     strong = float(sample.strong.mean())
     kept = float(right.mean()) / strong if strong else float("nan")
-    return Point(threshold, float(goes_up.mean()), float(right.mean()), kept, Interval.of(draws.astype(float)), cost)
+    return Point(threshold, float(goes_up.mean()), float(right.mean()), kept, draws.kept(goes_up, right), cost)
 
 
 def by_share(found: list[Point], share: float) -> Point:
