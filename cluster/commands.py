@@ -30,7 +30,7 @@ from cluster.offers import query, rank, why_none
 from cluster.outside import CLOSED, LISTED, door_faults, open_ports
 from cluster.plan import make_plan
 from cluster.served import answered_by_day
-from cluster.state import Rental
+from cluster.state import Rental, watched
 from cluster.vast_types import Instance
 from models.errors import FarthingError
 
@@ -160,6 +160,7 @@ def status(args: argparse.Namespace) -> int:
         "spent_today_usd": round(spent, 4),
         "budget_usd_per_day": deck.config.budget_usd_per_day,
         "clock_off_s": round(-deck.client.skew_s, 1),
+        "watched": watched(deck.config.folder),
     }
     if args.json:
         print(json.dumps(document, indent=2))
@@ -172,6 +173,8 @@ def status(args: argparse.Namespace) -> int:
             print("  " + "  ".join(f"{k}={v}" for k, v in box.items() if v not in (None, "")))
         for stray in strays:
             print(f"  no slot's: contract {stray['contract_id']} {stray['label']}; down destroys it")
+        if live and not document["watched"]:
+            print(f"  no watch runs here: nobody holds the budget. python -m cluster watch {args.file}")
     return 0 if document["serving"] == document["wanted"] and not strays else 1
 
 

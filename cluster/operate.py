@@ -44,6 +44,7 @@ LOCK_WAIT_S = 300.0  # the longest look of `watch` is at a box that hangs while 
 DOWN_LIMIT_S = 900.0
 REBOOT_S = 120.0  # until a restarted container's door is expected to have gone down
 CLEAN_LOOKS = 2  # listings in a row without anything of ours
+GLANCE_S = 0.5  # `status` holds the watch's lock for a moment to see whether anybody does
 SKEW_TOLD_S = 60.0
 SAME_TROUBLE_S = 3600.0
 
@@ -182,7 +183,7 @@ class Watcher:
         _check_image(self.deck.config)
         if not self.deck.store.exists:
             raise _never_up(self.deck)
-        with only_one(self.deck.config.folder, name=WATCH_LOCK):
+        with only_one(self.deck.config.folder, GLANCE_S, name=WATCH_LOCK):
             self._keep()
 
     def _keep(self) -> None:

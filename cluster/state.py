@@ -222,6 +222,15 @@ def only_one(
         yield
 
 
+def watched(folder: Path) -> bool:
+    """Whether a `watch` of this cluster runs on this machine."""
+    try:
+        with (folder / WATCH_LOCK).open(encoding="utf-8") as file:
+            return not _locked(file)
+    except FileNotFoundError:
+        return False
+
+
 def _holder(file: IO[str]) -> str:
     file.seek(0)
     return f"process {file.read().strip() or '?'}"

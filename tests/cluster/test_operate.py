@@ -15,7 +15,7 @@ from cluster.__main__ import main
 from cluster.config import load
 from cluster.errors import BudgetReached, Busy, NeverUp, Refused
 from cluster.fleet import Fleet
-from cluster.state import Rental, Store, day_of
+from cluster.state import Rental, Store, day_of, watched
 from tests.cluster.conftest import written
 from tests.cluster.fake_vast import FakeVast, Reply, offer
 
@@ -126,21 +126,30 @@ def test_boxes_that_served_and_are_lost_are_replaced_without_a_pause(
         Fleet(deck).tick()
 
 
-def test_a_second_watch_is_refused(fake: FakeVast, document: dict[str, Any], tmp_path: Path) -> None:
-    """With files that differ, one would rent what the other ends."""
+def test_a_second_watch_is_refused_and_status_says_whether_there_is_one(
+    fake: FakeVast, document: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With files that differ, one would rent what the other ends; without any nobody holds the budget."""
     file = written(document, tmp_path)
     assert main(["up", str(file)]) == DONE
     stop = threading.Event()
     first = operate.Watcher(operate.open_deck(load(file), print), stop)
     thread = threading.Thread(target=first.run)
     thread.start()
+    folder = load(file).folder
     try:
-        time.sleep(0.2)
+        until_s = time.monotonic() + 20
+        while not watched(folder):
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
         with pytest.raises(Busy, match="watches this cluster already"):
             operate.Watcher(operate.open_deck(load(file), print), stop).run()
+        assert main(["status", str(file)]) == DONE and "no watch runs" not in capsys.readouterr().out
+        assert main(["status", "--json", str(file)]) == DONE and json.loads(capsys.readouterr().out)["watched"]
     finally:
         stop.set()
         thread.join(20)
+    assert main(["status", str(file)]) == DONE and "no watch runs here" in capsys.readouterr().out
     assert main(["down", str(file)]) == DONE
 
 
