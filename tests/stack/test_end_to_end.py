@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -52,6 +53,17 @@ def test_a_stream_spells_the_same_text_as_the_whole_answer(client: OpenAI) -> No
     assert spelt == whole.choices[0].message.content
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert chunks[-1].usage.model_extra["cost"] == pytest.approx(whole.usage.model_extra["cost"], rel=0.5)
+
+
+def test_an_answer_without_end_ends_where_the_caller_states_no_limit(client: OpenAI) -> None:
+    """The embedded model says one line over and over; a caller's own limit goes before ours."""
+    asked = {"model": "small", "messages": ask("Write a haiku about rain.")}
+    with ThreadPoolExecutor() as pool:
+        found = list(
+            pool.map(lambda limit: client.chat.completions.create(**asked, **limit), [{}, {"max_tokens": 520}])
+        )
+    assert [answer.choices[0].finish_reason for answer in found] == ["length", "length"]
+    assert [answer.usage.completion_tokens for answer in found if answer.usage] == [512, 520]
 
 
 def test_the_engine_goes_on_from_a_beginning_as_if_it_had_not_stopped(client: OpenAI) -> None:
