@@ -118,7 +118,7 @@ def _show(
     step = max(1, len(found) // ROWS_SHOWN)
     shown = sorted({*found[::step], found[-1], chosen}, key=lambda point: point.threshold)
     head = ["threshold", "frontier", "quality", "kept", "95 %", "length alone", "random", "$/1k"]
-    rows = [head, *(_line(point, length.at(point.share), figures["router"].curve, point is chosen) for point in shown)]
+    rows = [head, *(_line(point, length.at(point.share), figures["router"].curve, point == chosen) for point in shown)]
     print(tables.text_table(rows))
     if arguments.png is not None:
         drawn, axes = plots.figure(1)
