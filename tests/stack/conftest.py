@@ -26,8 +26,7 @@ from serving.ledger.store import Store
 
 ROOT = Path(__file__).parents[2]
 SECRET = "sk-a-key-that-must-stay-where-it-is"
-START_LIMIT_S = 240.0
-CROWDED = 3  # a machine may be: two services that start at once on two cores take more than 240 s
+START_LIMIT_S = 720.0  # no promise: two services that start at once on two cores take more than 240 s
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,13 +49,13 @@ def free_port() -> int:
 
 
 def until(condition: Callable[[], Any], limit_s: float, what: str) -> Any:
-    """Wait for something that is true within `limit_s` on a quiet machine; returns it."""
-    end_s = time.monotonic() + CROWDED * limit_s
+    """Wait for something that is true within `limit_s`; returns it."""
+    end_s = time.monotonic() + limit_s
     while True:
         found = condition()
         if found:
             return found
-        assert time.monotonic() < end_s, f"{what}: not within {CROWDED} times {limit_s} s"
+        assert time.monotonic() < end_s, f"{what}: not within {limit_s} s"
         time.sleep(0.1)
 
 
